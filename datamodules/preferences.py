@@ -1,0 +1,315 @@
+"""LightningDataModules of preferences and SFT rows: one mixture, and the three modalities as views of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import lightning as L
+import numpy as np
+
+from datamodules.comparisons import Collate, ComparisonDataset, ComparisonLoader, RowChoice, SetView
+from datamodules.convert import Options
+from datamodules.corpus import open_sets, select, short_names
+from datamodules.encoding import TooLong
+from datamodules.media import DEFAULT_MAX_PIXELS
+from datamodules.sampling import MixtureBatches, SequentialBatches, normalised_weights
+from datamodules.shards import ShardSet
+from lit_ixc.batch import ConversationProcessor, Ending
+from lit_ixc.records import Modality, UserError
+
+log = logging.getLogger(__name__)
+
+
+class MixtureDataModule(L.LightningDataModule):
+    """A weighted mixture of any sets of a data root, for reward training or supervised fine-tuning.
+
+    Training draws ``samples_per_epoch`` items, shared out by weight; each set goes through shuffled passes that carry on
+    from epoch to epoch. The order depends on seed, epoch, rank and number of processes alone. Validation uses the rows
+    that an id hash holds out, testing uses all rows of the root; both take every row once, shared out over the processes
+    without repeats. Batches are shared out here: the Trainer's ``use_distributed_sampler`` has no effect on them.
+
+    Args:
+        data_root: Folder written by ``convert``, or folder of released JSON files; the latter is only read, and converted
+            into ``cache_dir`` on first use.
+        processor: The model family's template, tokenizer and image path.
+        ending: ``reward`` loads comparisons of two or more responses, ``sft`` single answers.
+        sets: Weight of each set in training, by name (``easy_vqa``, ``image/general/easy_vqa``) or glob pattern
+            (``*_sft``, ``image/*/*``). A pattern's weight is shared out by size, and a name has precedence over patterns.
+            None: every set of ``text/*/*``, ``image/*/*`` and ``video/*/*`` (in a root without these folders: every set
+            directly in it), weighted by the samples that a ``data.txt`` list gave it or else by its size.
+        test_sets: Names or patterns of the sets to test on. None: every set, as above.
+        samples_per_epoch: Items of a training epoch over all processes. None: as many as the sets have, or as their
+            ``data.txt`` list says.
+        batch_size: Most comparisons in a batch of one process; an epoch is cut into batches equal in size to within one.
+        test_batch_size: The same in validation and testing. None: ``batch_size``.
+        max_length: Most tokens of a sequence, its prompt included.
+        too_long: What becomes of a longer one in training: ``drop`` counts it and takes the next row of its set in its
+            place; ``truncate`` cuts the answer's tail, then the oldest prompt text.
+        test_too_long: The same in validation and testing, where a dropped row is not replaced.
+        min_answer_share: Share of an answer's tokens that truncation keeps.
+        sft_from_pairs: With ``ending: sft``, also train on the chosen answers of comparisons.
+        rows_per_image: With ``ending: sft``, put up to so many rows about one image into one training item, whose
+            sequences share the image: it is encoded once. ``batch_size`` and ``samples_per_epoch`` count items.
+        validation_fraction: Share of each set's rows that is held out of training, by a hash of source and id.
+        validation_by: ``id`` hashes source and id; ``media`` hashes the images, so that no image is on both sides.
+        bucket: Sort so many batches' items by length before they are cut into batches, against padding. 0: do not.
+        pad_to_multiple_of: Round padded lengths up.
+        cache_encoded_mb: Keep encoded comparisons and media in memory, up to about this many MiB in each loading process.
+        num_workers: Processes that load; 0 loads in the training process.
+        pin_memory: Copy batches to page-locked memory, for GPUs.
+        seed: Seed of the order.
+        cache_dir: Where JSON is converted to, in folders keyed by content. None: ``lit_ixc`` under ``$XDG_CACHE_HOME`` or
+            ``~/.cache``.
+        verify: Check the checksums of all shards at the start.
+        max_pixels: Rows with a larger image or video are dropped in the conversion.
+
+    Raises:
+        UserError: A value is out of range, the root or a set does not exist, or the mix is empty.
+    """
+
+    modality: Modality | None = None
+
+    def __init__(
+        self,
+        data_root: str | Path,
+        processor: ConversationProcessor,
+        ending: Ending = "reward",
+        sets: dict[str, float] | None = None,
+        test_sets: list[str] | None = None,
+        samples_per_epoch: int | None = None,
+        batch_size: int = 8,
+        test_batch_size: int | None = None,
+        max_length: int = 4096,
+        too_long: TooLong = "drop",
+        test_too_long: TooLong = "truncate",
+        min_answer_share: float = 0.5,
+        sft_from_pairs: bool = False,
+        rows_per_image: int = 1,
+        validation_fraction: float = 0.0,
+        validation_by: Literal["id", "media"] = "id",
+        bucket: int = 0,
+        pad_to_multiple_of: int = 1,
+        cache_encoded_mb: int = 0,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        seed: int = 0,
+        cache_dir: str | Path | None = None,
+        verify: bool = False,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("samples_per_epoch", samples_per_epoch, 1),
+            ("batch_size", batch_size, 1),
+            ("test_batch_size", test_batch_size, 1),
+            ("max_length", max_length, 1),
+            ("rows_per_image", rows_per_image, 1),
+            ("pad_to_multiple_of", pad_to_multiple_of, 1),
+            ("max_pixels", max_pixels, 1),
+            ("bucket", bucket, 0),
+            ("cache_encoded_mb", cache_encoded_mb, 0),
+            ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
+        ):
+            if value is not None and value < least:
+                raise UserError(f"{name} = {value}: choose at least {least}")
+        if not 0 <= validation_fraction < 1:
+            raise UserError(f"validation_fraction = {validation_fraction}: choose a share from 0 to below 1")
+        if not 0 <= min_answer_share <= 1:
+            raise UserError(f"min_answer_share = {min_answer_share}: choose a share between 0 and 1")
+        if rows_per_image > 1 and ending != "sft":
+            raise UserError(
+                f"rows_per_image = {rows_per_image}: only SFT rows can share an image; use ending: sft or 1"
+            )
+        if sft_from_pairs and ending != "sft":
+            raise UserError("sft_from_pairs = True: has a meaning with ending: sft only")
+        self.sets = normalised_weights(sets) if sets is not None else None
+        self.test_sets, self.samples_per_epoch = test_sets, samples_per_epoch
+        self.data_root, self.processor, self.ending = Path(data_root), processor, ending
+        self.batch_size, self.test_batch_size = batch_size, test_batch_size or batch_size
+        self.max_length, self.too_long, self.test_too_long = max_length, too_long, test_too_long
+        self.min_answer_share, self.sft_from_pairs, self.rows_per_image = (
+            min_answer_share,
+            sft_from_pairs,
+            rows_per_image,
+        )
+        self.validation_fraction, self.validation_by, self.bucket = validation_fraction, validation_by, bucket
+        self.pad_to_multiple_of, self.cache_encoded_mb = pad_to_multiple_of, cache_encoded_mb
+        self.num_workers, self.pin_memory, self.seed = num_workers, pin_memory, seed
+        self.cache_dir, self.verify, self.max_pixels = Path(cache_dir) if cache_dir else None, verify, max_pixels
+
+    def prepare_data(self) -> None:
+        """Convert the root's JSON files if that has not been done, in one process of each machine."""
+        self._open(None if self.sets is None else list(self.sets))
+        if self.test_sets is not None:
+            self._open(self.test_sets)
+
+    def train_dataloader(self) -> ComparisonLoader:
+        """Batches of the mixture without the held-out rows."""
+        views, weights = self._mixture()
+        samples = self.samples_per_epoch or round(math.fsum(weights))
+        sampler = MixtureBatches(
+            [view.name for view in views],
+            [len(view) for view in views],
+            weights,
+            samples,
+            self.batch_size,
+            self.seed,
+            *self._rank,
+            np.concatenate([view.costs for view in views]),
+            self.bucket,
+        )
+        mix = ", ".join(
+            f"{view.name} {count} of {len(view)}" for view, count in zip(views, sampler.counts, strict=True)
+        )
+        log.info("train: an epoch is %d items in %d batches: %s", samples, len(sampler), mix)
+        return self._loader("train", views, sampler, self.too_long, replace_dropped=True)
+
+    def val_dataloader(self) -> ComparisonLoader | list[ComparisonLoader]:
+        """The held-out rows of the training sets, in the order of their hash: any part of them has rows of all sets."""
+        if not self.validation_fraction:
+            return []
+        patterns = None if self.sets is None else list(self.sets)
+        views, places = self._views(self._open(patterns), self._choice(held_out=True))
+        order = np.argsort(np.concatenate(places), kind="stable")
+        return self._evaluation("validation", views, order)
+
+    def test_dataloader(self) -> ComparisonLoader:
+        """All rows of the test sets, set by set."""
+        views, _ = self._views(self._open(self.test_sets), self._choice(held_out=None))
+        return self._evaluation("test", views, np.arange(sum(map(len, views))))
+
+    def predict_dataloader(self) -> ComparisonLoader:
+        """The rows of :meth:`test_dataloader`."""
+        return self.test_dataloader()
+
+    @cached_property
+    def _opened(self) -> dict[tuple[str, ...] | None, dict[str, ShardSet]]:
+        return {}
+
+    def _open(self, patterns: Sequence[str] | None) -> dict[str, ShardSet]:
+        key = None if patterns is None else tuple(patterns)
+        if key not in self._opened:
+            options = Options(max_pixels=self.max_pixels)
+            self._opened[key] = open_sets(self.data_root, patterns, self.cache_dir, options, self.verify)
+        return self._opened[key]
+
+    @property
+    def _rank(self) -> tuple[int, int]:
+        """Rank and number of processes."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _choice(self, held_out: bool | None) -> RowChoice:
+        by_media = self.validation_by == "media"
+        return RowChoice(self.ending, self.sft_from_pairs, self.modality, self.validation_fraction, by_media, held_out)
+
+    def _views(
+        self, opened: Mapping[str, ShardSet], choice: RowChoice, rows_per_image: int = 1
+    ) -> tuple[list[SetView], list[list[float]]]:
+        """Views of the sets that have such rows, and the hash places of these; an error if none has."""
+        names = short_names(list(opened))
+        views, places = [], []
+        for name, shards in opened.items():
+            rows, its_places = choice.rows(shards)
+            if rows:
+                views.append(SetView(names[name], shards, rows, rows_per_image))
+                places.append(its_places)
+            else:
+                log.info("%s: no %s rows%s; left out", name, self._wanted, " held out" if choice.held_out else "")
+        if not views:
+            raise UserError(f"{self.data_root}: no {self._wanted} rows in {', '.join(opened)}; choose other sets")
+        return views, places
+
+    @property
+    def _wanted(self) -> str:
+        kind = "comparison" if self.ending == "reward" else "SFT or comparison" if self.sft_from_pairs else "SFT"
+        return kind if self.modality is None else f"{self.modality} {kind}"
+
+    def _mixture(self) -> tuple[list[SetView], list[float]]:
+        """The training sets and their weights, whose sum is the default number of samples."""
+        opened = self._open(None if self.sets is None else list(self.sets))
+        views, _ = self._views(opened, self._choice(held_out=False), self.rows_per_image)
+        if self.sets is None:
+            return views, [float(view.shards.manifest["samples"] or len(view)) for view in views]
+        sizes = {name: len(view) for name, shards in opened.items() for view in views if view.shards is shards}
+        weights = share_out(self.sets, opened, sizes)
+        total = sum(map(len, views))
+        return views, [weights[name] * total for name in sizes]
+
+    def _evaluation(self, stage: str, views: list[SetView], order: np.ndarray) -> ComparisonLoader:
+        sampler = SequentialBatches(order, self.test_batch_size, *self._rank)
+        return self._loader(stage, views, sampler, self.test_too_long, replace_dropped=False)
+
+    def _loader(
+        self,
+        stage: str,
+        views: list[SetView],
+        sampler: MixtureBatches | SequentialBatches,
+        too_long: TooLong,
+        replace_dropped: bool,
+    ) -> ComparisonLoader:
+        dataset = ComparisonDataset(
+            views,
+            self.processor,
+            self.ending,
+            self.max_length,
+            too_long,
+            self.min_answer_share,
+            replace_dropped,
+            self.cache_encoded_mb if stage != "test" else 0,
+        )
+        collate_fn = Collate(self.processor.pad_token_id, self.pad_to_multiple_of)
+        return ComparisonLoader(stage, dataset, sampler, collate_fn, self.num_workers, self.pin_memory)
+
+
+class TextPreferenceDataModule(MixtureDataModule):
+    """The rows without images or videos; everything else as in MixtureDataModule."""
+
+    modality = "text"
+
+
+class ImagePreferenceDataModule(MixtureDataModule):
+    """The rows with images and no video; everything else as in MixtureDataModule."""
+
+    modality = "image"
+
+
+class VideoPreferenceDataModule(MixtureDataModule):
+    """The rows with videos; everything else as in MixtureDataModule."""
+
+    modality = "video"
+
+
+def share_out(weights: Mapping[str, float], names: Mapping[str, object], sizes: Mapping[str, int]) -> dict[str, float]:
+    """Weight of each set from weights of names and patterns.
+
+    Args:
+        weights: Weight of each name or pattern; a pattern's weight is shared out by size over its sets, without those
+            that are named.
+        names: All sets.
+        sizes: Items of the sets that have any.
+
+    Raises:
+        UserError: Two patterns choose one set, or the sets of an entry have no items.
+    """
+    exact = {pattern: select(names, pattern) for pattern in weights if not set("*?[") & set(pattern)}
+    named = {name for found in exact.values() for name in found}
+    result: dict[str, float] = {}
+    for pattern, weight in weights.items():
+        found = exact.get(pattern) or [name for name in select(names, pattern) if name not in named]
+        total = sum(sizes.get(name, 0) for name in found)
+        if not total:
+            raise UserError(
+                f"sets.{pattern}: its sets ({', '.join(found) or 'none left'}) have no usable rows; remove it"
+            )
+        for name in found:
+            if name in result:
+                raise UserError(f"sets.{pattern}: chooses {name}, which another entry chooses too; name each set once")
+            if name in sizes:
+                result[name] = weight * sizes[name] / total
+    return result

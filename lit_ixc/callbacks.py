@@ -1,0 +1,127 @@
+"""Callbacks: exporting a trained model, and what TensorBoard shows of a reward model."""
+
+from __future__ import annotations
+
+import io
+import logging
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+from PIL import Image
+
+from lit_ixc.batch import ComparisonBatch
+from lit_ixc.module import BackboneModule
+from lit_ixc.records import Comparison, ImagePart
+from lit_ixc.reward import RewardModule
+
+log = logging.getLogger(__name__)
+
+# Tags are regular expressions of TensorBoard's custom scalar plugin.
+LAYOUT = {
+    "reward model": {
+        "loss": ["Multiline", ["train/loss"]],
+        "accuracy": ["Multiline", ["train/accuracy/all", "val/accuracy/all", "val/longer/all"]],
+        "accuracy by modality": ["Multiline", ["val/accuracy/modality/.*"]],
+        "accuracy by domain": ["Multiline", ["val/accuracy/domain/.*"]],
+        "accuracy by source": ["Multiline", ["val/accuracy/source/.*"]],
+        "margin": ["Multiline", ["train/margin/all", "val/margin/all"]],
+        "length and calibration": ["Multiline", ["val/length_correlation", "val/ece"]],
+    }
+}
+
+
+class ProcessorOwner(Protocol):
+    """What the callbacks need of a data module."""
+
+    def save_processor(self, folder: Path) -> None:
+        """Write the processor beside a model."""
+
+    def validation_samples(self, number: int) -> Sequence[tuple[Comparison, ComparisonBatch]]:
+        """The first comparisons of the validation split, each with its batch of one."""
+
+
+class Export(L.Callback):
+    """Writes model and processor at the end of training, in the form that ``Pretrained`` reads.
+
+    Args:
+        folder: Where to write.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        cast(BackboneModule, pl_module).export(self.folder)
+        cast(ProcessorOwner, trainer.datamodule).save_processor(self.folder)  # type: ignore[attr-defined]
+        log.info("exported model and processor to %s", self.folder)
+
+
+class RewardDashboard(L.Callback):
+    """TensorBoard of a reward model: one chart per question, a histogram of margins, and a page of scored samples.
+
+    Args:
+        samples: Number of validation comparisons on the page.
+    """
+
+    def __init__(self, samples: int = 8) -> None:
+        self.samples = samples
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if (writer := _writer(trainer)) is not None:
+            writer.add_custom_scalars(LAYOUT)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        writer, module = _writer(trainer), cast(RewardModule, pl_module)
+        if writer is None or trainer.sanity_checking:
+            return
+        margins = module.metric.all_margins()
+        if len(margins):
+            writer.add_histogram("val/margins", margins, trainer.global_step)
+        owner = cast(ProcessorOwner, trainer.datamodule)  # type: ignore[attr-defined]
+        rows = [
+            (record, module(batch.to(module.device))[0]) for record, batch in owner.validation_samples(self.samples)
+        ]
+        if rows:
+            writer.add_figure("val/samples", sample_page(rows), trainer.global_step)
+
+
+def sample_page(rows: Sequence[tuple[Comparison, torch.Tensor]]) -> Figure:
+    """Prompts with their image and the K answers with their scores, the preferred answer marked.
+
+    Args:
+        rows: Records with their scores (K,).
+    """
+    figure = Figure(figsize=(11, 1.7 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), 2, width_ratios=(1, 4), squeeze=False)
+    for (record, scores), (left, right) in zip(rows, axes, strict=True):
+        for axis in (left, right):
+            axis.set_axis_off()
+        images = [part for part in record.prompt.media if isinstance(part, ImagePart)]
+        if images:
+            left.imshow(Image.open(io.BytesIO(images[0].data)).convert("RGB"))
+        else:
+            left.text(0.5, 0.5, record.modality, ha="center", va="center", color="0.5")
+        lines = [textwrap.shorten(record.prompt.messages[-1].text, 180, placeholder=" ...")]
+        best = int(scores[: len(record.ranks)].argmax())
+        for k, (rank, score) in enumerate(zip(record.ranks, scores.tolist(), strict=False)):
+            mark = ("chosen  " if rank == 0 else "rejected") + (" <" if k == best else "  ")
+            lines.append(f"{score:+7.2f}  {mark}  {textwrap.shorten(record.response_text(k), 110, placeholder=' ...')}")
+        text = "\n".join(textwrap.fill(line, 120, subsequent_indent="    ") for line in lines).replace("$", r"\$")
+        right.text(0, 0.95, text, va="top", family="monospace", fontsize=8)
+        right.set_title(f"{record.domain} / {record.source} / {record.id}", loc="left", fontsize=8, color="0.4")
+    return figure
+
+
+def _writer(trainer: L.Trainer):  # type: ignore[no-untyped-def]
+    """The TensorBoard writer of rank 0, if there is one."""
+    boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return boards[0].experiment if boards and trainer.is_global_zero else None

@@ -1,0 +1,92 @@
+"""What every LightningModule here shares: a backbone built late, what of it trains, and the optimizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+
+from lit_ixc.backbone import BackboneSource, Lora, add_lora, freeze, merge_lora
+from lit_ixc.ixc25.model import IXC25Model
+from lit_ixc.optim import Schedule, adamw_with_schedule, decay_groups
+from lit_ixc.records import UserError
+
+
+class BackboneModule(L.LightningModule):
+    """A LightningModule around one backbone.
+
+    Args:
+        backbone: Where the weights come from.
+        freeze_vision: Keep the vision tower as it is.
+        freeze_projector: Keep the projector and the separator vectors as they are.
+        freeze_language: Keep the language model as it is (a probe: only a head trains).
+        lora: Adapters on the language model instead of full training.
+        gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        lr: Peak learning rate.
+        vision_lr_scale: Factor on the rate of vision tower and projector where they train.
+        betas: AdamW's decay rates.
+        weight_decay: AdamW's weight decay, on matrices only.
+        warmup_ratio: Share of the steps with a rising rate.
+        schedule: What follows the warm-up.
+    """
+
+    needs_lm_head = False
+    model: IXC25Model
+
+    def __init__(
+        self,
+        backbone: BackboneSource,
+        freeze_vision: bool = True,
+        freeze_projector: bool = True,
+        freeze_language: bool = False,
+        lora: Lora | None = None,
+        gradient_checkpointing: bool = False,
+        lr: float = 1e-5,
+        vision_lr_scale: float = 1.0,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.1,
+        warmup_ratio: float = 0.01,
+        schedule: Schedule = "cosine",
+    ) -> None:
+        super().__init__()
+        if lr <= 0:
+            raise UserError(f"lr = {lr}: choose a positive learning rate")
+        if not 0 <= warmup_ratio <= 1:
+            raise UserError(f"warmup_ratio = {warmup_ratio}: choose a share between 0 and 1")
+        self.backbone_source, self.lora, self.gradient_checkpointing = backbone, lora, gradient_checkpointing
+        self.freeze_vision, self.freeze_projector, self.freeze_language = (
+            freeze_vision,
+            freeze_projector,
+            freeze_language,
+        )
+        self.lr, self.vision_lr_scale, self.betas, self.weight_decay = lr, vision_lr_scale, betas, weight_decay
+        self.warmup_ratio, self.schedule = warmup_ratio, schedule
+
+    def configure_model(self) -> None:
+        """Load the backbone; called by the Trainer under its strategy, once."""
+        if hasattr(self, "model"):
+            return
+        self.model = self.backbone_source.load(lm_head=self.needs_lm_head)
+        freeze(self.model, self.freeze_vision, self.freeze_projector, self.freeze_language)
+        if self.lora is not None:
+            add_lora(self.model, self.lora)
+        if self.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        scales = {name: self.vision_lr_scale for name in ("model.vit.", "model.vision_proj.", "model.plora_")}
+        groups = decay_groups(self, self.lr, self.weight_decay, scales)
+        if not groups:
+            raise UserError("nothing trains: set freeze_language, freeze_projector or freeze_vision to false")
+        steps = int(self.trainer.estimated_stepping_batches)
+        return adamw_with_schedule(groups, self.betas, steps, self.warmup_ratio, self.schedule)  # type: ignore[return-value]
+
+    def export(self, folder: Path) -> None:
+        """Write the backbone in the form that ``Pretrained`` reads, adapters merged."""
+        merge_lora(self.model)
+        self.model.save_pretrained(folder)
+
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        return batch.to(device, non_blocking=True)

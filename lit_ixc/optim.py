@@ -1,0 +1,58 @@
+"""AdamW and its schedule, as the released training script sets them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+Schedule = Literal["cosine", "linear", "constant"]
+
+
+def decay_groups(module: nn.Module, lr: float, weight_decay: float, scales: dict[str, float]) -> list[dict[str, Any]]:
+    """Parameter groups of the trainable parameters: matrices decay; biases, norms and other vectors do not.
+
+    Args:
+        scales: Learning-rate factor by prefix of the parameter name; the longest matching prefix counts.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            matching = [prefix for prefix in scales if name.startswith(prefix)]
+            scale = scales[max(matching, key=len)] if matching else 1.0
+            groups.setdefault((scale, parameter.squeeze().ndim >= 2), []).append(parameter)
+    return [
+        {"params": parameters, "lr": lr * scale, "weight_decay": weight_decay if decays else 0.0}
+        for (scale, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def adamw_with_schedule(
+    groups: Iterable[dict[str, Any]],
+    betas: tuple[float, float],
+    total_steps: int,
+    warmup_ratio: float,
+    schedule: Schedule,
+) -> dict[str, Any]:
+    """Optimizer and per-step scheduler in Lightning's form.
+
+    Args:
+        total_steps: Optimizer steps of the whole run.
+        warmup_ratio: Share of them in which the rate rises linearly.
+        schedule: What follows: half a cosine to 0, a line to 0, or constant.
+    """
+    optimizer = AdamW(groups, betas=betas)
+    warmup = math.ceil(total_steps * warmup_ratio)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        return {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}[schedule]
+
+    scheduler = LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,100 @@
+"""The multimodal Bradley-Terry reward model of IXC-2.5-Reward (arXiv 2501.12368)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lit_ixc.backbone import BackboneSource, hidden_states
+from lit_ixc.batch import ComparisonBatch
+from lit_ixc.heads import LastToken, LinearHead, RewardHead
+from lit_ixc.losses import BradleyTerry, PreferenceLoss
+from lit_ixc.metrics import PreferenceMetric, preference_table
+from lit_ixc.module import BackboneModule
+
+
+def default_head(hidden_size: int) -> RewardHead:
+    """A linear head on the last token: the evident reading of the released weights."""
+    return LinearHead(hidden_size, LastToken())
+
+
+class RewardModule(BackboneModule):
+    """``r(x, y) = head(hidden states of (x, y))``, trained on comparisons of one prompt's K responses.
+
+    Args:
+        backbone: Where the weights come from: the SFT model's export, the released files, or a miniature.
+        head: Reward head by class path; ``hidden_size`` is filled in.
+        loss: Preference loss by class path; Bradley-Terry if None.
+        kwargs: As in ``BackboneModule``.
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneSource,
+        head: Callable[[int], RewardHead] = default_head,
+        loss: PreferenceLoss | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, **kwargs)
+        self.head_factory = head
+        self.loss = loss or BradleyTerry()
+        self.metric = PreferenceMetric()
+        self.train_metric = PreferenceMetric()
+
+    def configure_model(self) -> None:
+        if not hasattr(self, "model"):
+            super().configure_model()
+            self.head = self.head_factory(self.model.config.hidden_size)
+
+    def forward(self, batch: ComparisonBatch) -> Tensor:
+        """Scores (C, K) in fp32, 0 where a comparison has no k-th response."""
+        return self.head(hidden_states(self.model, batch), batch)
+
+    def training_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
+        scores = self(batch)
+        loss = self.loss(scores, batch.ranks, batch.scores)
+        self.log("train/loss", loss, prog_bar=True, batch_size=batch.size)
+        self.train_metric.update(scores, batch.ranks, batch.lengths, batch.sources, batch.domains, batch.modalities)
+        return loss
+
+    def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
+        scores = self(batch)
+        self.metric.update(scores, batch.ranks, batch.lengths, batch.sources, batch.domains, batch.modalities)
+        return scores
+
+    def on_train_batch_end(self, outputs: Any, batch: ComparisonBatch, batch_idx: int) -> None:
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._log(self.train_metric, "train")
+
+    def on_train_epoch_end(self) -> None:
+        self.train_metric.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        self._log(self.metric, "val")
+
+    def on_test_epoch_end(self) -> None:
+        tables = self.metric.tables()
+        self._log(self.metric, "test")
+        if self.trainer.is_global_zero:
+            print(preference_table(tables))
+
+    def _log(self, metric: PreferenceMetric, stage: str) -> None:
+        self.log_dict({f"{stage}/{name}": value for name, value in metric.compute().items()}, rank_zero_only=True)
+        metric.reset()
+
+    def predict_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
+        return self(batch)
+
+    test_step = validation_step
+
+    def export(self, folder: Path) -> None:
+        """The backbone, and the head beside it as ``reward_head.safetensors``."""
+        super().export(folder)
+        save_file(
+            {name: tensor.contiguous() for name, tensor in self.head.state_dict().items()},
+            folder / "reward_head.safetensors",
+        )

@@ -1,0 +1,115 @@
+"""Supervised fine-tuning: the policy's and the reward model's start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lit_ixc.backbone import BackboneSource, hidden_states
+from lit_ixc.batch import ComparisonBatch
+from lit_ixc.losses import sft_loss
+from lit_ixc.metrics import GroupMean
+from lit_ixc.module import BackboneModule
+from lit_ixc.records import UserError
+
+
+class Targets(NamedTuple):
+    """Predictions of the supervised tokens of a batch, N of them.
+
+    Args:
+        logprobs: (N,) log-probability of each target, fp32.
+        correct: (N,) whether the target is the most probable token.
+        weights: (N,) number of sequences the target belongs to.
+        comparison: (N,) its comparison.
+        segment: (N,) its segment; 0 where several sequences share it.
+        response: (N,) whether it belongs to the last answer (earlier turns of a dialogue are supervised too).
+    """
+
+    logprobs: Tensor
+    correct: Tensor
+    weights: Tensor
+    comparison: Tensor
+    segment: Tensor
+    response: Tensor
+
+
+class SFTModule(BackboneModule):
+    """Next-token loss on assistant tokens, over one or more answers of each prompt.
+
+    Metrics: loss per token, and exact match of short answers. A greedy decode reproduces an answer if and only if every
+    token of it is the most probable one given the answer so far, so the match is read from the same forward pass.
+
+    Args:
+        backbone: Where the weights come from.
+        short_answer_tokens: Answers of at most this many tokens (end of turn included) count for the exact match.
+        kwargs: As in ``BackboneModule``.
+    """
+
+    needs_lm_head = True
+
+    def __init__(self, backbone: BackboneSource, short_answer_tokens: int = 16, **kwargs: Any) -> None:
+        super().__init__(backbone, **kwargs)
+        if short_answer_tokens < 1:
+            raise UserError(f"short_answer_tokens = {short_answer_tokens}: choose at least 1")
+        self.short_answer_tokens = short_answer_tokens
+        self.token_loss = GroupMean()
+        self.exact_match = GroupMean()
+
+    def targets(self, batch: ComparisonBatch) -> Targets:
+        """Predict every supervised token from the hidden state of the token before it in its own sequence."""
+        hidden = hidden_states(self.model, batch)  # (B, T, H)
+        row, column = batch.loss.nonzero(as_tuple=True)
+        logits = self.model.get_output_embeddings()(hidden[row, batch.parent[row, column]]).float()  # (N, V)
+        ids = batch.input_ids[row, column]
+        logprobs = logits.log_softmax(dim=-1).gather(1, ids[:, None]).squeeze(1)
+        comparison, segment = batch.comparison[row, column], batch.segment[row, column]
+        weights = torch.where(segment == 0, batch.exists.sum(dim=1)[comparison], 1)
+        return Targets(logprobs, logits.argmax(-1) == ids, weights, comparison, segment, batch.response[row, column])
+
+    def training_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
+        targets = self.targets(batch)
+        loss = sft_loss(targets.logprobs, targets.weights)
+        self.log("train/loss", loss, prog_bar=True, batch_size=batch.size)
+        return loss
+
+    def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
+        targets = self.targets(batch)
+        sources = [batch.sources[c] for c in targets.comparison.tolist()]
+        self.token_loss.update(-targets.logprobs, sources, targets.weights)
+        match, row = exact_match(targets, batch, self.short_answer_tokens)
+        self.exact_match.update(match, [batch.sources[c] for c in row.tolist()])
+
+    def on_validation_epoch_end(self) -> None:
+        for name, metric in (("loss", self.token_loss), ("exact_match", self.exact_match)):
+            self.log_dict(
+                {f"val/{name}/{group}": value for group, value in metric.compute().items()}, rank_zero_only=True
+            )
+            metric.reset()
+
+    test_step = validation_step
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end()
+
+    def export(self, folder: Path) -> None:
+        """The policy with its language-model head, ready for ``generate``."""
+        super().export(folder)
+
+
+def exact_match(targets: Targets, batch: ComparisonBatch, short_answer_tokens: int) -> tuple[Tensor, Tensor]:
+    """Which short answers a greedy decode would reproduce.
+
+    Returns:
+        (M,) 1.0 or 0.0 for each answer of at most ``short_answer_tokens`` tokens, and (M,) its comparison.
+    """
+    width = batch.ranks.shape[1] + 1
+    group = targets.comparison * width + targets.segment
+    zeros = torch.zeros(batch.size * width, dtype=torch.long, device=group.device)
+    count = zeros.index_add(0, group, targets.response.long()).view(-1, width)
+    wrong = zeros.index_add(0, group, (targets.response & ~targets.correct).long()).view(-1, width)
+    length, errors = count[:, :1] + count[:, 1:], wrong[:, :1] + wrong[:, 1:]  # (C, K): shared tokens and own ones
+    comparison, response = (batch.exists & (length > 0) & (length <= short_answer_tokens)).nonzero(as_tuple=True)
+    return (errors[comparison, response] == 0).float(), comparison
