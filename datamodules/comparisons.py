@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.encoding import Encoded, TooLong, chosen_answer, encode, merge
 from datamodules.sampling import MixtureBatches, SequentialBatches, split_fraction
-from datamodules.shards import ShardSet
+from datamodules.shards import IndexRow, ShardSet
 from lit_ixc.batch import ComparisonBatch, ConversationProcessor, EncodedComparison, EncodedMedia, Ending, collate
-from lit_ixc.records import Modality, UserError
+from lit_ixc.records import Comparison, Modality, UserError
 
 log = logging.getLogger(__name__)
 
@@ -24,56 +24,15 @@ _PIXELS_PER_CHARACTER = 200
 _MOST_REPLACEMENTS = 1000
 
 
-class SetView:
-    """The rows of a set that a stage uses, as items: one row each, or several SFT rows about the same media.
-
-    Args:
-        name: Name under which metrics count it.
-        shards: The set.
-        rows: Numbers of the rows in it.
-        rows_per_image: Most rows in an item. More than one puts rows together whose media are the same and lead the
-            conversation, in the order in which they stand.
-    """
-
-    def __init__(self, name: str, shards: ShardSet, rows: Sequence[int], rows_per_image: int = 1) -> None:
-        self.name, self.shards = name, shards
-        groups: list[list[int]] = []
-        open_groups: dict[tuple[str, ...], list[int]] = {}
-        costs = []
-        for number in rows:
-            _, row = shards.row(number)
-            cost = row.characters + row.pixels // _PIXELS_PER_CHARACTER
-            key = tuple(digest for _, _, digest, _ in row.media)
-            group = open_groups.get(key) if rows_per_image > 1 and row.leading else None
-            if group is not None and len(group) < rows_per_image:
-                group.append(number)
-                continue
-            group = [number]
-            groups.append(group)
-            costs.append(cost)
-            if row.leading:
-                open_groups[key] = group
-        self.rows = np.array([number for group in groups for number in group], np.int64)
-        self.starts = np.cumsum([0, *map(len, groups)])
-        self.costs = np.array(costs, np.int64)
-
-    def __len__(self) -> int:
-        return len(self.costs)
-
-    def item(self, number: int) -> list[int]:
-        """Numbers of the rows of an item."""
-        return self.rows[self.starts[number] : self.starts[number + 1]].tolist()
-
-
 class RowChoice(NamedTuple):
     """Which rows of a set a stage uses.
 
     Args:
         ending: ``reward`` takes rows of K >= 2 responses, ``sft`` rows of one.
-        sft_from_pairs: ``sft`` also takes the best response of rows of K >= 2.
+        sft_from_pairs: ``sft`` also takes rows of K >= 2, for their best response.
         modality: Only rows of this modality; None: all.
         validation_fraction: Share of the rows that are held out.
-        by_media: Hold out by media, so that no image is on both sides; rows without media always go by id.
+        by_media: Hold out by media, so that no image is on both sides; rows without media go by source and id.
         held_out: True: the held-out rows. False: the others. None: all.
     """
 
@@ -84,24 +43,66 @@ class RowChoice(NamedTuple):
     by_media: bool = False
     held_out: bool | None = None
 
-    def rows(self, shards: ShardSet) -> tuple[list[int], list[float]]:
-        """Numbers of the rows, and the place in [0, 1) that each one's hash gives it."""
-        numbers, places = [], []
+    def place(self, row: IndexRow) -> float:
+        """Where a row lies in [0, 1): below ``validation_fraction`` it is held out."""
+        digests = [digest for _, _, digest, _ in row.media] if self.by_media else []
+        return split_fraction("\0".join(digests or [row.source, row.id]))
+
+    def takes(self, row: IndexRow, place: float) -> bool:
+        """Whether the stage uses the row."""
+        pair = row.responses > 1
+        kind = pair if self.ending == "reward" else not pair or self.sft_from_pairs
+        side = self.held_out is None or self.held_out == (place < self.validation_fraction)
+        return kind and side and self.modality in (None, row.modality)
+
+
+class SetView:
+    """The rows of a set that a stage uses, as items: one row each, or several SFT rows about the same media.
+
+    Attributes:
+        costs: Estimated length of each item, for bucketing.
+        places: Hash place of the first row of each item, see :meth:`RowChoice.place`.
+
+    Args:
+        name: Name under which metrics count it.
+        shards: The set.
+        choice: Which rows of it.
+        rows_per_image: Most rows in an item. More than one puts rows together whose media are the same and lead the
+            conversation, in the order in which they stand.
+    """
+
+    def __init__(self, name: str, shards: ShardSet, choice: RowChoice, rows_per_image: int = 1) -> None:
+        self.name, self.shards = name, shards
+        items: list[list[int]] = []
+        open_items: dict[tuple[str, ...], list[int]] = {}
+        costs, places = [], []
         for number in range(len(shards)):
             _, row = shards.row(number)
-            pair = row.responses > 1
-            if (pair != (self.ending == "reward") and not (pair and self.sft_from_pairs)) or (
-                self.modality is not None and row.modality != self.modality
-            ):
+            place = choice.place(row)
+            if not choice.takes(row, place):
                 continue
-            by_media = self.by_media and row.media
-            place = split_fraction(
-                "\0".join([digest for _, _, digest, _ in row.media] if by_media else [row.source, row.id])
-            )
-            if self.held_out is None or self.held_out == (place < self.validation_fraction):
-                numbers.append(number)
-                places.append(place)
-        return numbers, places
+            media = tuple(digest for _, _, digest, _ in row.media) if row.leading and rows_per_image > 1 else ()
+            item = open_items.get(media, [])
+            if 0 < len(item) < rows_per_image:
+                item.append(number)
+                continue
+            items.append([number])
+            costs.append(row.characters + row.pixels // _PIXELS_PER_CHARACTER)
+            places.append(place)
+            if media:
+                open_items[media] = items[-1]
+        self.rows = np.array([number for item in items for number in item], np.int64)
+        self.starts = np.cumsum([0, *map(len, items)])
+        self.costs = np.array(costs, np.int64)
+        self.places = np.array(places, np.float64)
+
+    def __len__(self) -> int:
+        return len(self.costs)
+
+    def item(self, number: int) -> list[int]:
+        """Numbers of the rows of an item."""
+        rows: list[int] = self.rows[self.starts[number] : self.starts[number + 1]].tolist()
+        return rows
 
 
 class Loaded(NamedTuple):
@@ -119,8 +120,8 @@ class ComparisonDataset(Dataset[Loaded]):
         processor: Template, tokenizer and image path.
         ending: What closes each sequence; ``sft`` takes the best response of a comparison.
         max_length, too_long, min_answer_share: See :func:`datamodules.encoding.encode`.
-        replace_dropped: Put the next item of the set in the place of one that was dropped, so that training batches keep
-            their size; evaluation leaves the place empty.
+        replace_dropped: Put the next item of the set in the place of one that was dropped, so that training batches
+            keep their size; evaluation leaves the place empty.
         cache_mb: Keep encoded comparisons and media in memory, up to about this many MiB in each process that loads.
     """
 
@@ -140,19 +141,19 @@ class ComparisonDataset(Dataset[Loaded]):
         self.offsets = np.cumsum([0, *map(len, views)])
         self._room = cache_mb * 2**20
         self._rows: dict[tuple[int, int], Encoded] = {}
-        self._media: dict[tuple[str, ...], EncodedMedia] = {}
+        self._media: dict[tuple[tuple[str, str], ...], EncodedMedia] = {}
 
     def __len__(self) -> int:
         return int(self.offsets[-1])
 
-    @property
-    def costs(self) -> NDArray[np.int64]:
-        """Estimated length of each item, for bucketing."""
-        return np.concatenate([view.costs for view in self.views])
+    def locate(self, item: int) -> tuple[SetView, list[int]]:
+        """The set of an item, and the numbers of its rows there."""
+        number, place = self._place(item)
+        return self.views[number], self.views[number].item(place)
 
     def __getitem__(self, item: int) -> Loaded:
-        number = int(np.searchsorted(self.offsets, item, side="right")) - 1
-        view, first = self.views[number], item - int(self.offsets[number])
+        number, first = self._place(item)
+        view = self.views[number]
         events: Counter[tuple[str, str]] = Counter()
         for step in range(min(len(view), _MOST_REPLACEMENTS) if self.replace_dropped else 1):
             rows = [self._encode(number, row) for row in view.item((first + step) % len(view))]
@@ -163,11 +164,18 @@ class ComparisonDataset(Dataset[Loaded]):
         if self.replace_dropped:
             reasons = ", ".join(f"{reason}: {count}" for (_, reason), count in events.items())
             raise UserError(
-                f"set {view.name}: {events.total()} rows in a row were dropped ({reasons}); raise max_length or leave it out"
+                f"set {view.name}: {events.total()} rows were dropped one after another ({reasons}) and none is left "
+                "for the batch; raise max_length, choose too_long: truncate, or leave the set out"
             )
         return Loaded(None, events)
 
+    def _place(self, item: int) -> tuple[int, int]:
+        """Number of an item's set, and of the item in it."""
+        number = int(np.searchsorted(self.offsets, item, side="right")) - 1
+        return number, item - int(self.offsets[number])
+
     def _encode(self, number: int, row: int) -> Encoded:
+        """Encode a row of a set, or find it in the cache."""
         cached = self._rows.get((number, row))
         if cached is not None:
             return cached
@@ -175,8 +183,8 @@ class ComparisonDataset(Dataset[Loaded]):
         comparison = view.shards.read_comparison(row)
         if self.ending == "sft":
             comparison = chosen_answer(comparison)
-        digests = tuple(digest for _, _, digest, _ in view.shards.row(row)[1].media) if self._room > 0 else ()
-        media = self._media.get(digests) if digests else None
+        media = view.shards.row(row)[1].media if self._room > 0 else ()
+        key = tuple((digest, suffix) for _, _, digest, suffix in media)
         encoded = encode(
             comparison,
             self.processor,
@@ -185,11 +193,11 @@ class ComparisonDataset(Dataset[Loaded]):
             self.too_long,
             self.min_answer_share,
             view.name,
-            media,
+            self._media.get(key),
         )
         if self._room > 0 and encoded.comparison is not None:
-            if digests and media is None:
-                self._media[digests] = encoded.comparison.media
+            if key and key not in self._media:
+                self._media[key] = encoded.comparison.media
                 self._room -= sum(t.numel() * t.element_size() for t in encoded.comparison.media.tensors.values())
             self._rows[number, row] = encoded
             # A token is an entry in three lists, and an int object of its own.
@@ -203,14 +211,15 @@ class Collate:
     def __init__(self, pad_token_id: int, pad_to_multiple_of: int = 1) -> None:
         self.pad_token_id, self.pad_to_multiple_of = pad_token_id, pad_to_multiple_of
 
-    def __call__(self, items: Sequence[Loaded]) -> tuple[ComparisonBatch | None, Counter[tuple[str, str]]]:
+    def __call__(self, items: Sequence[Loaded]) -> tuple[ComparisonBatch | None, dict[tuple[str, str], int]]:
         comparisons = [item.comparison for item in items if item.comparison is not None]
         events: Counter[tuple[str, str]] = Counter()
         for item in items:
             events.update(item.events)
-        if not comparisons:
-            return None, events
-        return collate(comparisons, self.pad_token_id, pad_to_multiple_of=self.pad_to_multiple_of), events
+        batch = None
+        if comparisons:
+            batch = collate(comparisons, self.pad_token_id, pad_to_multiple_of=self.pad_to_multiple_of)
+        return batch, dict(events)  # pinning memory calls update() on mappings, which doubles a Counter
 
 
 class ComparisonLoader:
@@ -241,11 +250,12 @@ class ComparisonLoader:
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
-        self.stage, self.dataset, self.sampler = stage, dataset, sampler
+        self.stage, self.dataset, self.sampler, self._collate = stage, dataset, sampler, collate_fn
+        self.batch_sampler = None  # the Trainer looks for one where it finds a sampler
         self.counts: Counter[tuple[str, str]] = Counter()
         self._loader: DataLoader[Any] = DataLoader(
             dataset,
-            batch_sampler=sampler,  # type: ignore[arg-type]
+            batch_sampler=sampler,
             collate_fn=collate_fn,
             num_workers=num_workers,
             pin_memory=pin_memory,
@@ -264,6 +274,18 @@ class ComparisonLoader:
                     yield batch
         finally:
             log.info("%s: %s", self.stage, self.report())
+
+    def samples(self, number: int) -> list[tuple[Comparison, ComparisonBatch]]:
+        """The first items that hold one row each: the record and its batch of one, for a look at the data."""
+        found: list[tuple[Comparison, ComparisonBatch]] = []
+        for item in itertools.chain.from_iterable(self.sampler):
+            view, rows = self.dataset.locate(item)
+            batch, _ = self._collate([self.dataset[item]])
+            if len(rows) == 1 and batch is not None:
+                found.append((view.shards.read_comparison(rows[0]), batch))
+            if len(found) == number:
+                break
+        return found
 
     @property
     def kept(self) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from datamodules.convert import Options, Source, convert, find_sources, source_key
+from datamodules.conversion import Options, Source, convert, find_sources, source_key
 from datamodules.released_json import NotConversations
 from datamodules.shards import MANIFEST, ShardSet, is_set
 from lit_ixc.records import UserError
@@ -57,8 +57,8 @@ def default_cache() -> Path:
 def select(names: Iterable[str], pattern: str) -> list[str]:
     """Names that a pattern means, sorted.
 
-    A pattern without a slash is matched with the last part of a name (``easy_vqa``, ``*_sft``), one with slashes part by
-    part (``image/*/*``).
+    A pattern without a slash is matched with the last part of a name (``easy_vqa``, ``*_sft``), one with slashes part
+    by part (``image/*/*``).
     """
     parts = pattern.split("/")
 
@@ -120,16 +120,28 @@ def _convert_once(
         folders[source.name] = folder
         if folder.exists():
             continue
-        place.mkdir(parents=True, exist_ok=True)
-        with FileLock(place.with_suffix(".lock")):
-            manifests, errors = convert([source], place, options)
-        for error in errors.values():
-            if named or not isinstance(error, NotConversations):
-                raise error
-            log.warning("%s; left out", error)
+        if not _convert_alone(source, place, options, named):
             del folders[source.name]
-        for manifest in manifests.values():
-            rows = manifest["rows"]
-            dropped = "".join(f", {reason} {count}" for reason, count in manifest["dropped"].items())
-            log.info("converted %s: %d rows = %d kept + %d dropped%s", source.path, *rows.values(), dropped)
     return folders
+
+
+def _convert_alone(source: Source, place: Path, options: Options, named: bool) -> bool:
+    """Convert a file, unless another process has meanwhile; False if it is not of this kind and was not named."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{place}.lock"):
+            if (place / source.name).exists():
+                return True
+            done = convert([source], place, options)
+    except OSError as error:
+        raise UserError(f"cache_dir: {error}; give a folder that can be written as cache_dir") from error
+    for failure in done.errors.values():
+        if named or not isinstance(failure, NotConversations):
+            raise failure
+        log.warning("%s; left out", failure)
+        return False
+    for manifest in done.manifests.values():
+        rows = manifest["rows"]
+        reasons = "".join(f", {reason} {count}" for reason, count in manifest["dropped"].items())
+        log.info("converted %s: %d rows = %d kept + %d dropped%s", source.path, *rows.values(), reasons)
+    return True

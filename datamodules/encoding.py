@@ -47,10 +47,10 @@ def encode(
 ) -> Encoded:
     """Encode a comparison so that none of its K sequences has more than ``max_length`` tokens.
 
-    ``truncate`` first cuts the tail of each over-long sequence's last answer, between its content and the closing tokens,
-    and keeps at least ``min_answer_share`` of it; what is still too long loses prompt text, the oldest first. Visual tokens
-    and the closing tokens (end of turn, ``</s>``, reward token) are never cut: if the rest does not fit, the comparison
-    is dropped.
+    ``truncate`` first cuts the tail of each over-long sequence's last answer, between its content and the closing
+    tokens, and keeps at least ``min_answer_share`` of it; what is still too long loses prompt text, the oldest first.
+    Visual tokens and the closing tokens (end of turn, ``</s>``, reward token) are never cut: if they do not fit, the
+    comparison is dropped.
 
     Args:
         comparison: The record.
@@ -111,7 +111,8 @@ def merge(rows: Sequence[EncodedComparison]) -> EncodedComparison:
     sequences = [sequence for row in rows for sequence in row.sequences]
     if any(sequences[0].visual[shared_prefix_length(sequences) :]):
         raise UserError(
-            f"rows_per_image: rows {[row.id for row in rows]} differ before their images; this processor needs rows_per_image=1"
+            f"rows_per_image: with this processor rows {first.id!r} and {rows[1].id!r} differ before their images, so "
+            "that they cannot share them; set rows_per_image to 1"
         )
     return first._replace(
         id="+".join(row.id for row in rows),
@@ -123,7 +124,7 @@ def merge(rows: Sequence[EncodedComparison]) -> EncodedComparison:
 
 
 def cut_answer(sequence: EncodedSequence, max_length: int, min_answer_share: float) -> EncodedSequence:
-    """Cut the tail of the last answer towards ``max_length``, keeping the stated share of it and all that follows it."""
+    """Cut the tail of the last answer towards ``max_length``, keeping the stated share of it and what follows it."""
     start = sequence.response_end
     while start > sequence.response_start and sequence.loss[start - 1]:
         start -= 1
@@ -139,7 +140,7 @@ def cut_answer(sequence: EncodedSequence, max_length: int, min_answer_share: flo
 
 
 def shorten_prompt(prompt: Prompt, characters: int) -> Prompt | None:
-    """Remove so many characters of the oldest text, and earlier turns that are left empty; None if nothing would stay."""
+    """Remove so many characters of the oldest text, and turns left empty; None if no question would be left."""
     messages: list[Message] = []
     last = len(prompt.messages) - 1
     for index, message in enumerate(prompt.messages):
@@ -170,18 +171,17 @@ def _fit(
     min_answer_share: float,
 ) -> tuple[list[EncodedSequence], str] | None:
     """The sequences cut to length and what was cut, or None if they cannot be."""
-    removed = 0
-    event = "truncated_answer"
+    text = sum(len(message.text) for message in comparison.prompt.messages)
+    removed, event = 0, "truncated_answer"
     while True:
         cut = [cut_answer(sequence, max_length, min_answer_share) for sequence in sequences]
         excess = max(len(sequence.ids) for sequence in cut) - max_length
         if excess <= 0:
             return cut, event
-        # Characters for a token, from this text: the next round corrects the guess.
-        characters = sum(len(message.text) for message in comparison.prompt.messages) - removed
-        tokens = max(1, sum(not visual for visual in sequences[0].visual[: sequences[0].response_start]))
-        removed += max(1, math.ceil(excess * characters / tokens))
-        shorter = shorten_prompt(comparison.prompt, removed)
+        # As many characters as the excess has, going by this text; the next round corrects the guess.
+        tokens = sequences[0].visual[: sequences[0].response_start].count(False)
+        before, removed = removed, min(text - 1, removed + math.ceil(excess * (text - removed) / max(1, tokens)))
+        shorter = shorten_prompt(comparison.prompt, removed) if removed > before else None
         if shorter is None:
             return None
         sequences = _sequences(comparison, shorter, processor, media, ending)

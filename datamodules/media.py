@@ -1,6 +1,7 @@
 """Images and videos named by a data file: found safely, checked that they decode, kept as the bytes they are.
 
-Nothing is re-encoded here: orientation tags, palettes, CMYK and 16-bit samples reach the processor as the file holds them.
+Nothing is re-encoded here: orientation tags, palettes, CMYK and 16-bit samples reach the processor as the file holds
+them.
 """
 
 from __future__ import annotations
@@ -24,11 +25,23 @@ Image.init()
 IMAGE_FORMATS = tuple(
     name for name in "PNG JPEG WEBP GIF BMP TIFF PPM TGA ICO AVIF JPEG2000".split() if name in Image.OPEN
 )
+# FFmpeg's names of the containers behind VIDEO_SUFFIXES. No play lists: they would make FFmpeg open other files.
+_CONTAINERS = "mov,mp4,matroska,webm,avi,mpeg,mpegvideo,asf,flv,mpegts,ogg,gif"
 # Beyond this many pixels Pillow warns of a decompression bomb; beyond twice as many it refuses.
 DEFAULT_MAX_PIXELS = 89_478_485
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 # What Pillow's decoders raise on damaged files.
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error, zlib.error)
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    IndexError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +134,7 @@ def _check_image(data: bytes, name: str, field: str, max_pixels: int) -> tuple[i
 def _check_video(data: bytes, name: str, field: str, max_pixels: int) -> int:
     """Pixels of a frame of a video whose first frame decodes."""
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), mode="r", options={"format_whitelist": _CONTAINERS}) as container:
             if not container.streams.video:
                 raise RecordError("undecodable_video", field, name, "the file has no video stream")
             stream = container.streams.video[0]

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import lightning as L
 import numpy as np
+from lightning.pytorch.trainer.states import TrainerFn
 
 from datamodules.comparisons import Collate, ComparisonDataset, ComparisonLoader, RowChoice, SetView
-from datamodules.convert import Options
+from datamodules.conversion import Options
 from datamodules.corpus import open_sets, select, short_names
 from datamodules.encoding import TooLong
 from datamodules.media import DEFAULT_MAX_PIXELS
 from datamodules.sampling import MixtureBatches, SequentialBatches, normalised_weights
 from datamodules.shards import ShardSet
-from lit_ixc.batch import ConversationProcessor, Ending
-from lit_ixc.records import Modality, UserError
+from lit_ixc.batch import ComparisonBatch, ConversationProcessor, Ending, TrainableProcessor
+from lit_ixc.records import Comparison, Modality, UserError
 
 log = logging.getLogger(__name__)
 
@@ -28,24 +29,24 @@ log = logging.getLogger(__name__)
 class MixtureDataModule(L.LightningDataModule):
     """A weighted mixture of any sets of a data root, for reward training or supervised fine-tuning.
 
-    Training draws ``samples_per_epoch`` items, shared out by weight; each set goes through shuffled passes that carry on
-    from epoch to epoch. The order depends on seed, epoch, rank and number of processes alone. Validation uses the rows
-    that an id hash holds out, testing uses all rows of the root; both take every row once, shared out over the processes
-    without repeats. Batches are shared out here: the Trainer's ``use_distributed_sampler`` has no effect on them.
+    Training draws ``samples_per_epoch`` items, shared out by weight; each set goes through shuffled passes that carry
+    on from epoch to epoch. The order depends on seed, epoch, rank and number of processes alone. Validation uses the
+    rows that an id hash holds out, testing uses all rows of the root; both take every row once, shared out over the
+    processes without repeats. Batches are shared out here: the Trainer's ``use_distributed_sampler`` does not matter.
 
     Args:
-        data_root: Folder written by ``convert``, or folder of released JSON files; the latter is only read, and converted
-            into ``cache_dir`` on first use.
+        data_root: Folder written by ``convert``, or folder of released JSON files; the latter is only read, and
+            converted into ``cache_dir`` on first use.
         processor: The model family's template, tokenizer and image path.
         ending: ``reward`` loads comparisons of two or more responses, ``sft`` single answers.
         sets: Weight of each set in training, by name (``easy_vqa``, ``image/general/easy_vqa``) or glob pattern
-            (``*_sft``, ``image/*/*``). A pattern's weight is shared out by size, and a name has precedence over patterns.
+            (``*_sft``, ``image/*/*``). A pattern's weight is shared out by size; a name has precedence over patterns.
             None: every set of ``text/*/*``, ``image/*/*`` and ``video/*/*`` (in a root without these folders: every set
             directly in it), weighted by the samples that a ``data.txt`` list gave it or else by its size.
         test_sets: Names or patterns of the sets to test on. None: every set, as above.
         samples_per_epoch: Items of a training epoch over all processes. None: as many as the sets have, or as their
             ``data.txt`` list says.
-        batch_size: Most comparisons in a batch of one process; an epoch is cut into batches equal in size to within one.
+        batch_size: Most comparisons in a batch of one process; an epoch's batches are equal in size to within one.
         test_batch_size: The same in validation and testing. None: ``batch_size``.
         max_length: Most tokens of a sequence, its prompt included.
         too_long: What becomes of a longer one in training: ``drop`` counts it and takes the next row of its set in its
@@ -59,12 +60,12 @@ class MixtureDataModule(L.LightningDataModule):
         validation_by: ``id`` hashes source and id; ``media`` hashes the images, so that no image is on both sides.
         bucket: Sort so many batches' items by length before they are cut into batches, against padding. 0: do not.
         pad_to_multiple_of: Round padded lengths up.
-        cache_encoded_mb: Keep encoded comparisons and media in memory, up to about this many MiB in each loading process.
+        cache_encoded_mb: Keep encoded comparisons and media in memory, about so many MiB in each loading process.
         num_workers: Processes that load; 0 loads in the training process.
         pin_memory: Copy batches to page-locked memory, for GPUs.
         seed: Seed of the order.
-        cache_dir: Where JSON is converted to, in folders keyed by content. None: ``lit_ixc`` under ``$XDG_CACHE_HOME`` or
-            ``~/.cache``.
+        cache_dir: Where JSON is converted to, in folders keyed by content. None: ``lit_ixc`` under
+            ``$XDG_CACHE_HOME`` or ``~/.cache``.
         verify: Check the checksums of all shards at the start.
         max_pixels: Rows with a larger image or video are dropped in the conversion.
 
@@ -144,10 +145,37 @@ class MixtureDataModule(L.LightningDataModule):
         self.cache_dir, self.verify, self.max_pixels = Path(cache_dir) if cache_dir else None, verify, max_pixels
 
     def prepare_data(self) -> None:
-        """Convert the root's JSON files if that has not been done, in one process of each machine."""
-        self._open(None if self.sets is None else list(self.sets))
-        if self.test_sets is not None:
+        """Convert the root's JSON files if that has not been done, in one process of each machine.
+
+        A test needs the test sets alone: the root may lack sets that training names.
+        """
+        stage = self.trainer.state.fn if self.trainer is not None else None
+        if stage in (TrainerFn.TESTING, TrainerFn.PREDICTING):
             self._open(self.test_sets)
+            return
+        self._open(None if self.sets is None else list(self.sets))
+        if isinstance(self.processor, TrainableProcessor):
+            self.processor.prepare(self._training_texts)
+
+    def save_processor(self, folder: Path) -> None:
+        """Write the processor beside an exported model."""
+        self.processor.save_pretrained(folder)
+
+    def validation_samples(self, number: int) -> list[tuple[Comparison, ComparisonBatch]]:
+        """The first held-out comparisons, each with its batch of one; what the length policy drops is left out."""
+        loader = self.val_dataloader()
+        return [] if isinstance(loader, list) else loader.samples(number)
+
+    def _training_texts(self) -> Iterator[str]:
+        """Every text of the training rows, for a tokenizer that is made from them."""
+        for view in self._views(self._open(None if self.sets is None else list(self.sets)), held_out=False):
+            for row in view.rows.tolist():
+                comparison = view.shards.read_comparison(row)
+                for message in (
+                    *comparison.prompt.messages,
+                    *(m for response in comparison.responses for m in response),
+                ):
+                    yield message.text
 
     def train_dataloader(self) -> ComparisonLoader:
         """Batches of the mixture without the held-out rows."""
@@ -175,13 +203,13 @@ class MixtureDataModule(L.LightningDataModule):
         if not self.validation_fraction:
             return []
         patterns = None if self.sets is None else list(self.sets)
-        views, places = self._views(self._open(patterns), self._choice(held_out=True))
-        order = np.argsort(np.concatenate(places), kind="stable")
+        views = self._views(self._open(patterns), held_out=True)
+        order = np.argsort(np.concatenate([view.places for view in views]), kind="stable")
         return self._evaluation("validation", views, order)
 
     def test_dataloader(self) -> ComparisonLoader:
         """All rows of the test sets, set by set."""
-        views, _ = self._views(self._open(self.test_sets), self._choice(held_out=None))
+        views = self._views(self._open(self.test_sets), held_out=None)
         return self._evaluation("test", views, np.arange(sum(map(len, views))))
 
     def predict_dataloader(self) -> ComparisonLoader:
@@ -204,26 +232,20 @@ class MixtureDataModule(L.LightningDataModule):
         """Rank and number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
-    def _choice(self, held_out: bool | None) -> RowChoice:
+    def _views(self, opened: Mapping[str, ShardSet], held_out: bool | None, rows_per_image: int = 1) -> list[SetView]:
+        """Views of the sets that have such rows; an error if none has."""
         by_media = self.validation_by == "media"
-        return RowChoice(self.ending, self.sft_from_pairs, self.modality, self.validation_fraction, by_media, held_out)
-
-    def _views(
-        self, opened: Mapping[str, ShardSet], choice: RowChoice, rows_per_image: int = 1
-    ) -> tuple[list[SetView], list[list[float]]]:
-        """Views of the sets that have such rows, and the hash places of these; an error if none has."""
+        choice = RowChoice(
+            self.ending, self.sft_from_pairs, self.modality, self.validation_fraction, by_media, held_out
+        )
         names = short_names(list(opened))
-        views, places = [], []
-        for name, shards in opened.items():
-            rows, its_places = choice.rows(shards)
-            if rows:
-                views.append(SetView(names[name], shards, rows, rows_per_image))
-                places.append(its_places)
-            else:
-                log.info("%s: no %s rows%s; left out", name, self._wanted, " held out" if choice.held_out else "")
-        if not views:
+        views = [SetView(names[name], shards, choice, rows_per_image) for name, shards in opened.items()]
+        empty = [view.name for view in views if not len(view)]
+        if len(empty) == len(views):
             raise UserError(f"{self.data_root}: no {self._wanted} rows in {', '.join(opened)}; choose other sets")
-        return views, places
+        if empty:
+            log.info("no %s rows%s: %s left out", self._wanted, " held out" if held_out else "", ", ".join(empty))
+        return [view for view in views if len(view)]
 
     @property
     def _wanted(self) -> str:
@@ -233,7 +255,7 @@ class MixtureDataModule(L.LightningDataModule):
     def _mixture(self) -> tuple[list[SetView], list[float]]:
         """The training sets and their weights, whose sum is the default number of samples."""
         opened = self._open(None if self.sets is None else list(self.sets))
-        views, _ = self._views(opened, self._choice(held_out=False), self.rows_per_image)
+        views = self._views(opened, held_out=False, rows_per_image=self.rows_per_image)
         if self.sets is None:
             return views, [float(view.shards.manifest["samples"] or len(view)) for view in views]
         sizes = {name: len(view) for name, shards in opened.items() for view in views if view.shards is shards}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lit_ixc.records import Comparison, ImagePart, MediaPart, Message, Part, Prompt, TextPart, UserError, VideoPart
+from lit_ixc.records import Comparison, ImagePart, MediaPart, Message, Part, Prompt, RecordError, TextPart, VideoPart
 
 VERSION = 1
 
@@ -48,11 +48,10 @@ def from_json(row: dict[str, Any], read: Callable[[int, str], bytes]) -> Compari
         read: Bytes of a media item, given its number and the suffix of its member.
 
     Raises:
-        UserError: The version is not one this reader knows.
-        RecordError: A value is not valid.
+        RecordError: The version is not one this reader knows, or a value is not valid.
     """
     if row.get("version") != VERSION:
-        raise UserError(f"record version {row.get('version')!r} is not {VERSION}; convert the source files again")
+        raise RecordError("unknown_version", "version", row.get("version"), f"this reader knows {VERSION}; convert again")
     media: list[MediaPart] = []
     for number, item in enumerate(row["media"]):
         kind = VideoPart if item["type"] == "video" else ImagePart

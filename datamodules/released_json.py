@@ -1,8 +1,8 @@
 """Reader of the JSON of the released IXC-2.5-Reward training code.
 
-A file is a list of rows with ``conversations_a`` (chosen), ``conversations_b`` (rejected; absent throughout an SFT file)
-and ``image`` (a path or a list of paths, relative to the file's folder; absent, null or empty for text). A turn is
-``{"from": ..., "value": ...}``. The rules of placeholders and roles: architecture notes, sections 1 and 5.
+A file is a list of rows with ``conversations_a`` (chosen), ``conversations_b`` (rejected; absent throughout an SFT
+file) and ``image`` (a path or a list of paths, relative to the file's folder; absent, null or an empty list for text).
+A turn is ``{"from": ..., "value": ...}``. The rules of placeholders and roles: architecture notes, sections 1 and 5.
 """
 
 from __future__ import annotations

@@ -41,28 +41,38 @@ def set_stream(size: int, name: str, seed: int, start: int, count: int) -> Indic
 
 
 def split_evenly(order: Indices, batch_size: int, world_size: int) -> list[Indices]:
-    """Cut the order into the fewest global batches of at most ``batch_size * world_size``, equal in size to within one."""
-    return np.array_split(order, max(1, math.ceil(len(order) / (batch_size * world_size))))
+    """The fewest global batches of at most ``batch_size * world_size`` items, equal in size to within one.
+
+    Each has an item for every process if there are that many items at all: otherwise some process would run out of
+    batches, and the others would wait for it. For ``batch_size`` 1 this may put two items into a process's batch.
+    """
+    return np.array_split(order, batch_count(len(order), batch_size, world_size))
+
+
+def batch_count(items: int, batch_size: int, world_size: int) -> int:
+    """Number of global batches of :func:`split_evenly`."""
+    return max(1, min(math.ceil(items / (batch_size * world_size)), items // world_size))
 
 
 class MixtureBatches:
     """Batches of a weighted mixture of sets, for one rank.
 
-    An epoch draws ``samples`` items, shared out by weight. Each set goes through shuffled passes that carry on from epoch
-    to epoch. All ranks have the same number of batches, and batch sizes differ by at most one: the last one is not a small
-    rest. Nothing is drawn twice for padding and nothing is left over.
+    An epoch draws ``samples`` items, shared out by weight. Each set goes through shuffled passes that carry on from
+    epoch to epoch. All ranks have the same number of batches, and batch sizes differ by at most one: the last one is
+    not a small rest. Nothing is drawn twice for padding and nothing is left over.
 
     Args:
         names: Name of each set; it seeds the set's order, so that adding a set does not change the order in the others.
         sizes: Number of items of each set. An item's number counts through the sets in this order.
         weights: Weight of each set.
-        samples: Items of an epoch, over all ranks.
+        samples: Items of an epoch, over all ranks; with ``batch_size`` 1 rounded down to a multiple of ``world_size``
+            (what is left opens the next epoch).
         batch_size: Largest number of items in a rank's batch.
         seed: Seed of the order.
         rank, world_size: This process, and how many there are.
         costs: Length of each item, for bucketing.
-        bucket: Number of global batches in which items are sorted by length before they are cut into batches; the batches
-            are then shuffled. 0 is no bucketing.
+        bucket: Number of global batches in which items are sorted by length before they are cut into batches; the
+            batches are then shuffled. 0 is no bucketing.
     """
 
     def __init__(
@@ -80,6 +90,8 @@ class MixtureBatches:
     ) -> None:
         if samples < world_size:
             raise UserError(f"samples_per_epoch = {samples}: {world_size} processes need at least one sample each")
+        if batch_size == 1:
+            samples -= samples % world_size
         self.names, self.sizes, self.counts = names, sizes, apportion(weights, samples)
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.costs, self.bucket, self.epoch = costs, bucket, 0
@@ -89,7 +101,7 @@ class MixtureBatches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return math.ceil(sum(self.counts) / (self.batch_size * self.world_size))
+        return batch_count(sum(self.counts), self.batch_size, self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng([self.seed, self.epoch])
@@ -119,8 +131,8 @@ class MixtureBatches:
 class SequentialBatches:
     """Every item exactly once over all ranks, in a fixed order, for evaluation.
 
-    Ranks have the same number of batches, so that collective operations match; nothing is repeated to fill them. Only
-    with fewer items than ranks are some ranks' batches empty, and those are left out.
+    Ranks have the same number of batches, so that collective operations match; nothing is repeated to fill them, see
+    :func:`split_evenly`. Only with fewer items than ranks are some ranks' batches empty, and those are left out.
 
     Args:
         order: Items in their order.

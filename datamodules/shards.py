@@ -8,8 +8,8 @@ A set is a folder::
       easy_vqa-000000.tar            members 000000000.json, 000000000.0.png, ...
       easy_vqa-000000.index.jsonl    where each member of the shard lies, for random access
 
-The tar files are plain WebDataset shards. That format shares nothing between samples, so an image stands once in every row
-that shows it. Equal rows give equal bytes: times and owners are fixed.
+The tar files are plain WebDataset shards. That format shares nothing between samples, so an image stands once in every
+row that shows it. Equal rows give equal bytes: times and owners are fixed.
 """
 
 from __future__ import annotations
@@ -230,9 +230,9 @@ class ShardSet:
             )
         except RecordError as error:
             raise error.at(f"shard {self._path(shard)}, member {name}") from error
+        except UserError:  # of a media member, named already
+            raise
         except (ValueError, KeyError, IndexError, TypeError) as error:
-            if isinstance(error, UserError) and "member" in str(error):
-                raise
             raise UserError(f"shard {self._path(shard)}, member {name}: {error}; convert the set again") from error
 
     def __getstate__(self) -> dict[str, Any]:

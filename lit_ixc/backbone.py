@@ -11,11 +11,12 @@ from typing import Any, Literal, cast
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
 
 from lit_ixc.attention import tree_mask
 from lit_ixc.batch import ComparisonBatch
-from lit_ixc.ixc25.configuration import IXC25Config
 from lit_ixc.ixc25.language import PLoRALinear
 from lit_ixc.ixc25.miniature import build, mini_config
 from lit_ixc.ixc25.model import IXC25ForConditionalGeneration, IXC25Model
@@ -158,9 +159,19 @@ class Lora:
     targets: tuple[str, ...] = ("wqkv", "wo", "w1", "w2", "w3")
 
 
-def hidden_states(model: IXC25Model, batch: ComparisonBatch) -> Tensor:
-    """Final-norm hidden states (B, T, H) of every token; each image of the batch is encoded once."""
-    inputs: dict[str, Any] = {"attention_mask": tree_mask(batch), "position_ids": batch.position, **batch.media}
+def image_features(model: IXC25Model, batch: ComparisonBatch) -> Tensor | None:
+    """The vectors (N, H) at the batch's visual positions, in order; None without images."""
+    return torch.cat(model.image_features(**batch.media)) if batch.media else None
+
+
+def hidden_states(model: IXC25Model, batch: ComparisonBatch, image_embeds: Tensor | None = None) -> Tensor:
+    """Final-norm hidden states (B, T, H) of every token; each image of the batch is encoded once.
+
+    Args:
+        image_embeds: What ``image_features`` gave, where it is known already.
+    """
+    images = batch.media if image_embeds is None else {"image_embeds": image_embeds}
+    inputs: dict[str, Any] = {"attention_mask": tree_mask(batch), "position_ids": batch.position, **images}
     if isinstance(model, IXC25ForConditionalGeneration):
         inputs |= {"output_hidden_states": True, "logits_to_keep": 1}  # logits are taken where a target stands
     output = model(batch.input_ids, image_mask=batch.visual, use_cache=False, **inputs)
@@ -200,6 +211,20 @@ def merge_lora(model: IXC25Model) -> None:
         if hasattr(module, "merge") and isinstance(getattr(module, "base_layer", None), PLoRALinear):
             module.merge()
             model.set_submodule(name, module.get_base_layer())
+
+
+def shard(model: IXC25Model, mesh: DeviceMesh, compute_dtype: Dtype | None) -> None:
+    """Split the weights over the data-parallel ranks (FSDP2): each decoder layer is gathered when it runs.
+
+    The vision tower stays in the root's group, which every batch gathers: a rank whose batch has no image skips it.
+
+    Args:
+        compute_dtype: Type of the gathered weights and of the arithmetic; the shards keep the type they have.
+    """
+    policy = MixedPrecisionPolicy(param_dtype=getattr(torch, compute_dtype) if compute_dtype else None)
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
 def without_lm_head(model: IXC25ForConditionalGeneration) -> IXC25Model:

@@ -12,9 +12,10 @@ Shapes: ``B`` rows, ``T`` tokens of a row, ``C`` comparisons, ``K`` responses of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -63,10 +64,21 @@ class ConversationProcessor(Protocol):
     def encode_media(self, media: Sequence[MediaPart]) -> EncodedMedia:
         """Preprocess images and videos. Raises RecordError when one cannot be decoded."""
 
+    def save_pretrained(self, folder: Path) -> Any:
+        """Write the processor, so that ``from_pretrained`` of its class reads it."""
+
     def encode_conversation(
         self, prompt: Prompt, response: Sequence[Message], media: EncodedMedia, ending: Ending
     ) -> EncodedSequence:
         """Tokenise prompt and response with the model's template; ``media`` comes from encode_media."""
+
+
+@runtime_checkable
+class TrainableProcessor(Protocol):
+    """A processor that makes its tokenizer from the corpus; a data module offers it the texts before the first batch."""
+
+    def prepare(self, texts: Callable[[], Iterable[str]]) -> None:
+        """Train from the texts of the training rows, or keep what an earlier run made."""
 
 
 class EncodedComparison(NamedTuple):
@@ -196,14 +208,12 @@ class ComparisonBatch:
         """The batch in page-locked host memory."""
         return self._map(lambda tensor: tensor.pin_memory())
 
-    def _map(self, function) -> ComparisonBatch:  # type: ignore[no-untyped-def]
-        tensors = {f.name: function(getattr(self, f.name)) for f in fields(self) if f.name in _TENSOR_FIELDS}
-        return replace(self, media={name: function(tensor) for name, tensor in self.media.items()}, **tensors)
-
-
-_TENSOR_FIELDS = frozenset(
-    "input_ids comparison segment position parent visual response loss ranks scores lengths".split()
-)
+    def _map(self, function: Callable[[Tensor], Tensor]) -> ComparisonBatch:
+        moved: dict[str, Any] = {"media": {name: function(tensor) for name, tensor in self.media.items()}}
+        for field in fields(self):
+            if isinstance(value := getattr(self, field.name), Tensor):
+                moved[field.name] = function(value)
+        return replace(self, **moved)
 
 
 def collate(

@@ -29,6 +29,9 @@ _NOISE = re.compile(
 )
 _KEY = re.compile(r'Parser key "(?P<key>[^"]+)"(?: element (?P<element>\d+))?:')
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>[^']+)':")
+# An option that takes a factory says so before, and names the class, or the plain value, after what is wrong.
+_FACTORY = re.compile(r"Type .+? expects a function or a callable class: ")
+_FACTORY_GIVEN = re.compile(r"\. Got value: (?:Namespace\(class_path='(?P<path>[^']+)'.*|(?P<value>.*))$")
 _GIVEN = re.compile(r"Given value: (?!Namespace|NestedArg|\{)(?P<value>.*)")
 _EXPECTED = re.compile(r"Expected an? (?:<class ')?(?P<type>.+?)'?>?(?:\. Got value: (?P<value>.*))?$")
 _UNKNOWN_IN_CLASS = re.compile(r"Option '(?P<option>[^']+)' is not accepted")
@@ -38,8 +41,9 @@ _NO_ATTRIBUTE = re.compile(r"module '(?P<module>[^']+)' has no attribute '(?P<na
 _NO_MODULE = re.compile(r"No module named '(?P<module>[^']+)'")
 _MISSING = re.compile(r"the following arguments are required: (?P<names>.+)")
 _NO_SUBCLASS = re.compile(r"Not a valid subclass of (?P<base>\w+)")
+_NO_PATH = re.compile(r"Expected a dot import path string: (?P<value>.*)")
 # Of several attempts at a value the one that got furthest says what the user meant.
-_BY_DEPTH = (_UNKNOWN_IN_CLASS, _MISSING, _NO_ATTRIBUTE, _NO_MODULE)
+_BY_DEPTH = (_UNKNOWN_IN_CLASS, _MISSING, _NO_ATTRIBUTE, _NO_MODULE, _NO_PATH)
 
 
 @dataclass
@@ -57,7 +61,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen and key.value != "<<":
+            if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"key {key.value!r} appears twice", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -144,6 +148,8 @@ def _explain_class(attempt: _Attempt, found: re.Match[str], words: Sequence[str]
         return f"{origin(key, words)}{key}: no such option of {class_path or 'it'}{hint}"
     if found.re is _MISSING:
         return f"{origin(key, words)}{key}: {class_path} needs {found['names']}, which is not given"
+    if found.re is _NO_PATH:
+        return f"{origin(key, words)}{key} = {found['value']}: no such class; give its path, package.module.Class"
     where = f"{origin(key, words)}{key} = {class_path}"
     if found.re is _NO_ATTRIBUTE:
         return (
@@ -165,6 +171,8 @@ def _attempts(message: str) -> list[_Attempt]:
         branch = line.lstrip().startswith("- ")
         above = [level for level in above if level[0] < depth]
         classes = [level for level in classes if level[0] < depth]
+        if factory := _FACTORY.match(rest):
+            rest, branch = rest[factory.end() :], True
         if found := _KEY.match(rest):
             above.append((depth, found["key"] + (f"[{int(found['element']) - 1}]" if found["element"] else "")))
             rest, branch = rest[found.end() :].strip(), True
@@ -174,6 +182,8 @@ def _attempts(message: str) -> list[_Attempt]:
         if not rest:
             continue
         key, class_path = ".init_args.".join(name for _, name in above), classes[-1][1] if classes else ""
+        if factory and (found := _FACTORY_GIVEN.search(rest)):
+            rest, class_path = rest[: found.start()], found["path"] or found["value"]
         if branch or not attempts or (attempts[-1].key, attempts[-1].class_path) != (key, class_path):
             attempts.append(_Attempt(key, class_path, rest))
         else:
@@ -221,7 +231,7 @@ def _holder(path: Path, parts: Sequence[str]) -> Path | None:
 
 def suggest(name: str, candidates: Iterable[str]) -> str:
     """``"; did you mean X?"``, or nothing where no candidate is close."""
-    close = difflib.get_close_matches(name, list(candidates), n=2, cutoff=0.6)
+    close = difflib.get_close_matches(name, sorted(set(candidates)), n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 

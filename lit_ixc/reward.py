@@ -45,10 +45,9 @@ class RewardModule(BackboneModule):
         self.metric = PreferenceMetric()
         self.train_metric = PreferenceMetric()
 
-    def configure_model(self) -> None:
-        if not hasattr(self, "model"):
-            super().configure_model()
-            self.head = self.head_factory(self.model.config.hidden_size)
+    def build(self) -> None:
+        super().build()
+        self.head = self.head_factory(self.model.config.hidden_size)
 
     def forward(self, batch: ComparisonBatch) -> Tensor:
         """Scores (C, K) in fp32, 0 where a comparison has no k-th response."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lit_ixc.backbone import BackboneSource, hidden_states
+from lit_ixc.backbone import BackboneSource, hidden_states, image_features
 from lit_ixc.batch import ComparisonBatch
 from lit_ixc.losses import sft_loss
 from lit_ixc.metrics import GroupMean
@@ -45,22 +45,29 @@ class SFTModule(BackboneModule):
     Args:
         backbone: Where the weights come from.
         short_answer_tokens: Answers of at most this many tokens (end of turn included) count for the exact match.
+        image_words_weight: Weight of a second loss that starts a vision tower from random weights: the mean visual
+            feature of an image must predict the words of the answers about it (bag of words, arXiv 1511.02251). It gives
+            the tower a direct gradient while the language model does not read it yet.
         kwargs: As in ``BackboneModule``.
     """
 
     needs_lm_head = True
 
-    def __init__(self, backbone: BackboneSource, short_answer_tokens: int = 16, **kwargs: Any) -> None:
+    def __init__(
+        self, backbone: BackboneSource, short_answer_tokens: int = 16, image_words_weight: float = 0.0, **kwargs: Any
+    ) -> None:
         super().__init__(backbone, **kwargs)
         if short_answer_tokens < 1:
             raise UserError(f"short_answer_tokens = {short_answer_tokens}: choose at least 1")
-        self.short_answer_tokens = short_answer_tokens
+        if image_words_weight < 0:
+            raise UserError(f"image_words_weight = {image_words_weight}: choose 0 or a positive weight")
+        self.short_answer_tokens, self.image_words_weight = short_answer_tokens, image_words_weight
         self.token_loss = GroupMean()
         self.exact_match = GroupMean()
 
-    def targets(self, batch: ComparisonBatch) -> Targets:
+    def targets(self, batch: ComparisonBatch, image_embeds: Tensor | None = None) -> Targets:
         """Predict every supervised token from the hidden state of the token before it in its own sequence."""
-        hidden = hidden_states(self.model, batch)  # (B, T, H)
+        hidden = hidden_states(self.model, batch, image_embeds)  # (B, T, H)
         row, column = batch.loss.nonzero(as_tuple=True)
         logits = self.model.get_output_embeddings()(hidden[row, batch.parent[row, column]]).float()  # (N, V)
         ids = batch.input_ids[row, column]
@@ -70,10 +77,25 @@ class SFTModule(BackboneModule):
         return Targets(logprobs, logits.argmax(-1) == ids, weights, comparison, segment, batch.response[row, column])
 
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
-        targets = self.targets(batch)
+        image_embeds = image_features(self.model, batch) if self.image_words_weight else None
+        targets = self.targets(batch, image_embeds)
         loss = sft_loss(targets.logprobs, targets.weights)
         self.log("train/loss", loss, prog_bar=True, batch_size=batch.size)
-        return loss
+        if image_embeds is None:
+            return loss
+        words = self.image_words_loss(image_embeds, batch)
+        self.log("train/image_words", words, batch_size=batch.size)
+        return loss + self.image_words_weight * words
+
+    def image_words_loss(self, image_embeds: Tensor, batch: ComparisonBatch) -> Tensor:
+        """Mean negative log-probability of the answers' words given the mean visual feature of their images."""
+        owner = batch.comparison[batch.visual]  # (N,) comparison of each visual token
+        count = owner.bincount(minlength=batch.size)  # (C,)
+        total = image_embeds.new_zeros(batch.size, image_embeds.shape[-1]).index_add(0, owner, image_embeds)
+        mean = total / count.clamp(min=1)[:, None]  # (C, H)
+        logprobs = self.model.get_output_embeddings()(self.model.model.norm(mean)).float().log_softmax(dim=-1)
+        word = batch.loss & (count > 0)[batch.comparison]  # (B, T)
+        return -logprobs[batch.comparison[word], batch.input_ids[word]].mean()
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         targets = self.targets(batch)

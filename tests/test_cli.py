@@ -1,5 +1,6 @@
 """The command line: dispatch, help, one message for bad input, and what a run is built from."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -206,13 +207,20 @@ def test_bad_data_met_while_running_is_one_message(
     assert capsys.readouterr().err.splitlines()[-1] == "error: row 3: no answer; give one"
 
 
-def test_the_message_of_a_loader_worker_is_the_end_of_its_traceback() -> None:
+def test_the_message_of_a_loader_worker_is_the_end_of_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     sent = (
         "Caught UserError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
         '  File "x.py", line 3, in read\n    raise UserError("x")\nlit_ixc.records.UserError: a.tar: row 3: no answer\n'
     )
-    assert cli._message(UserError(sent)) == "a.tar: row 3: no answer"
-    assert cli._message(UserError("Error: plain")) == "Error: plain"
+
+    def fail(words: list[str]) -> int:
+        raise UserError(sent if words == ["worker"] else "Error: plain")
+
+    monkeypatch.setattr(cli, "_dispatch", fail)
+    assert bad_input(["worker"], capsys) == "a.tar: row 3: no answer"
+    assert bad_input([], capsys) == "Error: plain"
 
 
 def test_an_override_reaches_the_references_to_it(config: Callable[..., str]) -> None:
@@ -291,3 +299,18 @@ def test_the_help_of_a_trainer_command_is_complete(command: str) -> None:
     assert done.stdout.startswith(f"usage: python -m lit_ixc {command} --config FILE")
     for option in ("--trainer.max_epochs", "--model", "--data", "--ckpt_path", "--seed_everything", "--print_config"):
         assert option in done.stdout
+
+
+@pytest.mark.slow
+def test_nothing_but_the_message_reaches_the_terminal(config: Callable[..., str]) -> None:
+    config("head:", "rate: -1\n    head:")
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_ixc", "fit", "--config", "toy.yaml"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: toy.yaml: model.init_args.rate = -1.0: a learning rate is not negative; give one above 0\n"
+    )

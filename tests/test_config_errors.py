@@ -97,3 +97,35 @@ def test_the_alternatives_of_a_union_are_joined() -> None:
 def test_what_is_not_recognised_is_passed_on() -> None:
     assert explain("The sky fell.\nIt was blue.", [], []) == "The sky fell. It was blue."
     assert explain("", [], []) == ""
+
+
+def test_a_factory_that_does_not_exist_is_named() -> None:
+    account = """\
+Parser key "model":
+  Does not validate against any of the Union subtypes
+  Errors:
+    - Problem with given class_path 'toy.Module':
+        Parser key "head":
+
+          - Expected a path but json.JSONDecode either not accessible or invalid
+          - Type collections.abc.Callable[[int], toy.Head] expects a function or a callable class: module 'json' has no \
+attribute 'JSONDecode'. Got value: json.JSONDecode
+    - Expected a <class 'NoneType'>"""
+    expected = (
+        "model.init_args.head = json.JSONDecode: json has no 'JSONDecode'; did you mean JSONDecoder or JSONDecodeError?"
+    )
+    assert explain(account, [], []) == expected
+
+
+def test_an_option_is_named_by_the_levels_above_it_alone() -> None:
+    account = """\
+Parser key "model":
+  Errors:
+    - Problem with given class_path 'json.JSONDecoder':
+        Parser key "head":
+          Expected a <class 'int'>. Got value: x
+    - Problem with given class_path 'json.JSONEncoder':
+        Option 'sort_kyes' is not accepted"""
+    # Not model.init_args.head.init_args.sort_kyes: the head belongs to the attempt before.
+    expected = "model.init_args.sort_kyes: no such option of json.JSONEncoder; did you mean sort_keys?"
+    assert explain(account, [], []) == expected

@@ -29,13 +29,14 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m lit_ixc synthesize",
         description=_DESCRIPTION,
         epilog="Equal options give equal bytes with equal versions of Pillow and PyAV.",
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--output", required=True, type=Path, metavar="DIR",
         help="folder of the corpus; new, empty, or an earlier corpus, which is replaced")  # fmt: skip
     add("--rows", type=int, default=2400, metavar="N",
-        help=f"training pairs, even, at least {MIN_ROWS}; as many SFT rows are added (default: %(default)s)")  # fmt: skip
+        help=f"training pairs, even, at least {MIN_ROWS}; SFT rows are as many (default: %(default)s)")  # fmt: skip
     add("--heldout-rows", type=int, default=600, metavar="N",
         help="the same of the held-out split (default: %(default)s)")  # fmt: skip
     add("--seed", type=int, default=0, metavar="S", help="another seed gives another corpus (default: %(default)s)")

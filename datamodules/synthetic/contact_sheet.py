@@ -74,6 +74,8 @@ def _cell(row: Row, folder: Path) -> Image.Image:
     cell = Image.new("RGB", (_CELL_WIDTH, preview.height + _LINE * len(lines) + _MARGIN), "white")
     cell.paste(preview, (0, 0))
     pen, font = ImageDraw.Draw(cell), ImageFont.load_default(13)
+    if "image" in row:
+        pen.rectangle((0, 0, preview.width - 1, preview.height - 1), outline=_COLOURS["note"])
     for number, (kind, line) in enumerate(lines):
         pen.text((0, preview.height + 2 + number * _LINE), line, fill=_COLOURS[kind], font=font)
     return cell

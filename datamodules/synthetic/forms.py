@@ -47,7 +47,7 @@ def _field(rng: Random) -> Twins:
     def draw(right: str, wrong: str) -> tuple[Frames, int]:
         return _asked_line(rng, name, right, wrong, [other for other in _FIELDS if other != name])
 
-    return picture_twins(f"Which number stands behind {name} on the form?", _two_digits(rng), draw)
+    return picture_twins(f"Which number stands next to {name} on the form?", _two_digits(rng), draw)
 
 
 def _cell(rng: Random) -> Twins:

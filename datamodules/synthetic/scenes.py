@@ -7,11 +7,12 @@ from itertools import product
 from random import Random
 from typing import NamedTuple
 
-from datamodules.synthetic.drawing import COLOURS, SHAPES, draw_shape, paper
+from datamodules.synthetic.drawing import CANVAS, COLOURS, SHAPES, draw_shape, paper
 from datamodules.synthetic.tasks import Frames, Twins, near_numbers, picture_twins
 
 _CELLS = tuple(product((64, 192), (64, 192)))  # centres (x, y) of the quarters of the canvas
 _LARGE, _SMALL = 54, 26  # radii in canvas pixels: 27 and 13 px across at 64 px
+_ALONE = 1.35  # an object alone is drawn larger by this factor, still small or large by its radius
 _KINDS = tuple(product(SHAPES, COLOURS))
 
 
@@ -27,7 +28,7 @@ class Thing(NamedTuple):
 def twins(rng: Random) -> Twins:
     """One question over two scenes."""
     kinds = (_colour, _shape, _count, _presence, _side, _size)
-    return rng.choices(kinds, weights=(5, 4, 3, 4, 3, 2))[0](rng)
+    return rng.choices(kinds, weights=(6, 5, 3, 3, 2, 2))[0](rng)
 
 
 def _colour(rng: Random) -> Twins:
@@ -113,11 +114,15 @@ def _size(rng: Random) -> Twins:
 def _with_others(
     rng: Random, target: tuple[str, str], others: list[tuple[str, str]], lookalikes: list[tuple[str, str]]
 ) -> tuple[Frames, int]:
-    """The asked object and up to three others; in half of the scenes one of them has what the wrong answer says."""
-    near = rng.random() < 0.5
+    """The asked object alone in about half of the scenes, else with up to three others.
+
+    In a quarter of the scenes one of the others has what the wrong answer says.
+    """
+    near = rng.random() < 0.25
     plain = [kind for kind in others if kind not in lookalikes]
     shown = [rng.choice(lookalikes)] if near else []
-    shown += rng.choices(plain, k=rng.randint(0, 3 - len(shown)))
+    more = rng.choices((0, 1, 2), weights=(6, 2, 1))[0]
+    shown += rng.choices(plain, k=more)
     return _scene(rng, _placed(rng, [target, *shown])), 1 if near else 2
 
 
@@ -134,9 +139,10 @@ def _thing(rng: Random, shape: str, colour: str, cell: int) -> Thing:
 def _scene(rng: Random, things: list[Thing]) -> Frames:
     image = paper(rng)
     for thing in things:
-        radius = (_LARGE if thing.large else _SMALL) * rng.uniform(0.9, 1.1)
-        room = 63 - radius
-        x, y = _CELLS[thing.cell]
+        alone = len(things) == 1
+        radius = (_LARGE if thing.large else _SMALL) * rng.uniform(0.9, 1.1) * (_ALONE if alone else 1)
+        room = (126 if alone else 63) - radius
+        x, y = (CANVAS / 2, CANVAS / 2) if alone else _CELLS[thing.cell]
         centre = (x + rng.uniform(-room, room), y + rng.uniform(-room, room))
         draw_shape(image, thing.shape, COLOURS[thing.colour], centre, radius)
     return (image,)

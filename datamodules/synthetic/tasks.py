@@ -86,7 +86,7 @@ def answer_rule(answer: str) -> tuple[str, dict[str, object]]:
 
 
 def near_numbers(rng: Random, low: int, high: int) -> tuple[int, int]:
-    """Two different whole numbers from ``low`` to ``high``, neighbours in about three of four cases."""
+    """Two different whole numbers from ``low`` to ``high``, neighbours in at least seven of ten cases."""
     first = rng.randint(low, high)
     if rng.random() < 0.7:
         return first, rng.choice([n for n in (first - 1, first + 1) if low <= n <= high])

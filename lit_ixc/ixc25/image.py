@@ -154,6 +154,9 @@ class IXC25ImageProcessor(BaseImageProcessor):
     ) -> None:
         super().__init__(**kwargs)
         partition(1, 1, max_tiles, tile_size, variant)  # refuses bad values here, not at the first picture
+        _at_least(1, patch_size=patch_size, max_frames=max_frames, frame_size=frame_size, max_pixels=max_pixels)
+        _at_least(1, max_tiles_multi=max_tiles_multi, max_video_tiles=max_video_tiles)
+        _at_least(0, label_height=label_height, frame_gap=frame_gap)
         if tile_size % (2 * patch_size):
             raise ValueError(f"tile_size = {tile_size}: must be a multiple of 2 * patch_size = {2 * patch_size}")
         self.tile_size = tile_size
@@ -240,6 +243,12 @@ class IXC25ImageProcessor(BaseImageProcessor):
     def _cut(self, canvas: Image.Image) -> tuple[Tensor, tuple[int, int]]:
         grid = (canvas.height // self.tile_size, canvas.width // self.tile_size)
         return cut_views(normalise(canvas, self.image_mean, self.image_std), self.tile_size), grid
+
+
+def _at_least(smallest: int, **options: int | None) -> None:
+    for name, value in options.items():
+        if value is not None and value < smallest:
+            raise ValueError(f"{name} = {value}: must be at least {smallest}")
 
 
 def stack_views(encoded: Sequence[tuple[Tensor, tuple[int, int]]], tile_size: int) -> dict[str, Tensor]:

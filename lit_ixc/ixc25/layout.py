@@ -1,6 +1,6 @@
 """IXC-2.5's text format: chat template, placeholders, and token ids with visual positions between them.
 
-golden/ARCHITECTURE.md sections 1 and 5 describe both paths of the release, training and chat.
+Sections 1 and 5 of the architecture notes describe both paths of the release, training and chat.
 """
 
 from __future__ import annotations

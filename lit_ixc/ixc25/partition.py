@@ -1,7 +1,7 @@
 """Dynamic partition: where a picture's pixels go, and the views cut from them.
 
 A picture is resized so that its longer side is a whole number of tiles, padded with white to a whole number in the
-other direction, and cut into tiles; a global view of the whole stands before them (golden/ARCHITECTURE.md sections 2
+other direction, and cut into tiles; a global view of the whole stands before them (architecture notes, sections 2
 and 3).
 Everything is Pillow and torch: the pixels equal the released code's bit for bit.
 """

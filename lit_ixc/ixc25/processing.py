@@ -4,7 +4,7 @@ Two ways in. :meth:`IXC25Processor.encode_conversation` (with ``encode_media`` a
 and scoring use: records in, one token sequence out, with the places of the answer. Calling the processor is the
 Hugging Face way: text with placeholders in, padded batch for ``generate`` out.
 
-Templates and layout follow golden/ARCHITECTURE.md sections 1 and 5.
+Templates and layout follow the architecture notes, sections 1 and 5.
 """
 
 from __future__ import annotations

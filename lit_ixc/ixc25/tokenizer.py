@@ -1,7 +1,7 @@
 """IXC-2.5's tokenizer: the released SentencePiece model exactly, or a small one trained on a corpus.
 
 Both are a Hugging Face ``tokenizers`` backend in one ``tokenizer.json``, so saving, loading and batching are those of
-transformers. golden/ARCHITECTURE.md section 1 lists the special pieces and ids.
+transformers. Section 1 of the architecture notes lists the special pieces and ids.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Videos as IXC-2.5 sees them: about one frame a second, pasted into one long picture.
 
-golden/ARCHITECTURE.md section 6 describes the released code; all but the labels' font equals it bit for bit.
+Section 6 of the architecture notes describes the released code; all but the labels' font equals it bit for bit.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def read_frames(
 
 
 def _open(source: bytes | str | Path) -> InputContainer:
-    return av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), mode="r")
+    file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+    return av.open(file, mode="r", metadata_errors="replace")  # titles need not be UTF-8
 
 
 def _probe(source: bytes | str | Path, name: str, max_pixels: int | None) -> tuple[float, int]:
@@ -104,10 +105,11 @@ def _probe(source: bytes | str | Path, name: str, max_pixels: int | None) -> tup
         if not container.streams.video:
             raise RecordError("no_video_stream", "video", name, "it holds sound alone: give a file with a picture")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise RecordError("unknown_codec", "video", name, "no decoder is known for it: convert it to H.264")
         if max_pixels is not None and stream.width * stream.height > max_pixels:
-            remedy = (
-                f"a frame has {stream.width} x {stream.height} pixels, more than max_pixels = {max_pixels}: shrink it"
-            )
+            size = f"{stream.width} x {stream.height}"
+            remedy = f"its frames have {size} pixels, more than max_pixels = {max_pixels}: shrink it"
             raise RecordError("too_many_pixels", "video", name, remedy)
         rate = stream.average_rate or stream.guessed_rate
         if not rate:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -42,6 +45,9 @@ class ByteProcessor:
             rows.append(pixel)
         return EncodedMedia((VISUAL_TOKENS,) * len(media), {"pixel_values": torch.tensor(rows, dtype=torch.float32)})
 
+    def save_pretrained(self, folder: Path) -> None:
+        """There is nothing to save."""
+
     def encode_conversation(
         self, prompt: Prompt, response: Sequence[Message], media: EncodedMedia, ending: Ending
     ) -> EncodedSequence:
@@ -65,3 +71,34 @@ class ByteProcessor:
         ids += closing
         loss += [True, False][: len(closing)]
         return EncodedSequence(ids, [token == IMAGE for token in ids], loss, start, end)
+
+
+def png(color: tuple[int, int, int], size: tuple[int, int] = (4, 3)) -> bytes:
+    """A PNG of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pair(identifier: str, question: str = "Q?", chosen: str = "good", rejected: str = "bad", **more: Any) -> dict[str, Any]:
+    """A row of a preference file."""
+    return {
+        "id": identifier,
+        "conversations_a": [{"from": "human", "value": question}, {"from": "bot", "value": chosen}],
+        "conversations_b": [{"from": "human", "value": question}, {"from": "bot", "value": rejected}],
+        **more,
+    }
+
+
+def sft(identifier: str, question: str = "Q?", answer: str = "good", **more: Any) -> dict[str, Any]:
+    """A row of an SFT file."""
+    row = pair(identifier, question, answer, **more)
+    del row["conversations_b"]
+    return row
+
+
+def write_json(path: Path, rows: Any) -> Path:
+    """Write rows as a released JSON file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return path

@@ -17,7 +17,7 @@ from lit_ixc.ixc25.image import IXC25ImageProcessor
 from lit_ixc.ixc25.layout import IMAGE_PLACEHOLDER, interleave
 from lit_ixc.ixc25.processing import IXC25Processor
 from lit_ixc.ixc25.tokenizer import IXC25Tokenizer
-from lit_ixc.records import ImagePart, Message, Part, Prompt, TextPart
+from lit_ixc.records import ImagePart, Message, Part, Prompt, RecordError, TextPart
 
 TURN = re.compile(r"\[UNUSED_TOKEN_146\](\w+)\n(.*?)\[UNUSED_TOKEN_145\]\n", re.DOTALL)
 IMAGE = ImagePart("image.png", b"-")
@@ -166,3 +166,11 @@ def test_wrong_number_of_placeholders_is_refused(text: str, lengths: list[int]) 
         interleave(text, lengths, tokenizer)
     _, visual = interleave(text, lengths, tokenizer, strict=False)
     assert sum(visual) == 3 * min(len(lengths), text.count("<ImageHere>"))
+
+
+@pytest.mark.parametrize("marker", ["<|im_start|>", "<|plugin|>", "[UNUSED_TOKEN_129]"])
+def test_tokens_without_a_place_in_the_model_are_refused(marker: str) -> None:
+    """The ids of the six chat markers lie outside the embedding; 129 stands for pictures."""
+    with pytest.raises(RecordError, match="reserved token") as error:
+        interleave(f"What is {marker}?", [], released_tokenizer())
+    assert error.value.value == marker
