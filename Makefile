@@ -32,16 +32,21 @@ $(READY): pyproject.toml constraints.txt
 
 quickstart: $(READY) ## a small corpus, a miniature SFT and reward model, and their accuracy table
 	$(RUN) synthesize --output $(QUICKSTART)/corpus
-	$(RUN) fit --config configs/run/quickstart_sft.yaml
-	$(RUN) fit --config configs/run/quickstart_reward.yaml
-	$(RUN) test --config configs/run/quickstart_reward.yaml --ckpt_path $(QUICKSTART)/reward/checkpoints/last.ckpt
-	@echo "TensorBoard: $(BIN)/tensorboard --logdir $(QUICKSTART)"
+	$(RUN) fit --config configs/run/quickstart_sft.yaml \
+	  --data.data_root $(QUICKSTART)/corpus/train --trainer.default_root_dir $(QUICKSTART)
+	$(RUN) fit --config configs/run/quickstart_reward.yaml \
+	  --data.data_root $(QUICKSTART)/corpus/train --trainer.default_root_dir $(QUICKSTART)
+	$(RUN) test --config configs/run/quickstart_reward.yaml \
+	  --data.data_root $(QUICKSTART)/corpus/heldout --trainer.default_root_dir $(QUICKSTART) \
+	  --ckpt_path $(QUICKSTART)/reward/checkpoints/last.ckpt --verbose false
+	@echo "TensorBoard log: $(QUICKSTART) (look at it with: $(BIN)/tensorboard --logdir $(QUICKSTART))"
 
-real: $(READY) ## SFT, reward model and test on the real pairs of DATA (tested on HELDOUT, written to OUT)
-	$(RUN) fit --config configs/run/sft_real_cpu.yaml
-	$(RUN) fit --config configs/run/reward_real_cpu.yaml
-	$(RUN) test --config configs/run/reward_real_cpu.yaml --data.init_args.data_root $(HELDOUT) \
-	  --ckpt_path $(OUT)/reward/checkpoints/last.ckpt
+real: $(READY) ## the same on the real pairs of DATA, tested on those of HELDOUT, written to OUT
+	$(RUN) fit --config configs/run/sft_real_cpu.yaml --data.data_root $(DATA) --trainer.default_root_dir $(OUT)
+	$(RUN) fit --config configs/run/reward_real_cpu.yaml --data.data_root $(DATA) --trainer.default_root_dir $(OUT)
+	$(RUN) test --config configs/run/reward_real_cpu.yaml --data.data_root $(HELDOUT) \
+	  --trainer.default_root_dir $(OUT) --ckpt_path $(OUT)/reward/checkpoints/last.ckpt --verbose false
+	@echo "TensorBoard log: $(OUT)"
 
 test: $(READY) ## the fast tests
 	$(PYTEST) -m "not slow"

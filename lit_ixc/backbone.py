@@ -38,64 +38,15 @@ class Miniature(BackboneSource):
     """A small IXC-2.5 with random weights, for CPUs.
 
     Args:
-        vocab_size: Tokens of the processor's tokenizer.
-        image_token_id: Its id for visual positions.
-        hidden_size: Width of the language model.
-        intermediate_size: Width of its feed-forward blocks.
-        num_hidden_layers: Its layers.
-        num_attention_heads: Its query heads.
-        num_key_value_heads: Its key/value heads.
-        plora_rank: Rank of PLoRA.
-        plora_dropout: Dropout of PLoRA while training.
-        tile_size: Side of a tile, pixels.
-        patch_size: Side of a vision patch, pixels.
-        vision_hidden_size: Width of the vision tower.
-        vision_layers: Its layers.
-        vision_heads: Its heads.
-        initializer_range: Standard deviation of the language model's start.
-        sinusoidal_positions: Start the vision positions as a 2-D sine/cosine table (arXiv 2205.01580) and the patch
-            embedding at unit scale: neighbouring patches are told apart from the first step.
         seed: Seed of the weights.
+        sinusoidal_positions: Start the vision positions as a 2-D sine/cosine table (arXiv 2205.01580) and the patch
+            embedding at unit scale: patches are told apart from the first step.
+        sizes: As in ``mini_config``.
     """
 
-    def __init__(
-        self,
-        vocab_size: int = 2048,
-        image_token_id: int = 6,
-        hidden_size: int = 128,
-        intermediate_size: int = 256,
-        num_hidden_layers: int = 4,
-        num_attention_heads: int = 4,
-        num_key_value_heads: int = 2,
-        plora_rank: int = 8,
-        plora_dropout: float = 0.0,
-        tile_size: int = 64,
-        patch_size: int = 8,
-        vision_hidden_size: int = 64,
-        vision_layers: int = 2,
-        vision_heads: int = 4,
-        initializer_range: float = 0.06,
-        sinusoidal_positions: bool = True,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, seed: int = 0, sinusoidal_positions: bool = True, **sizes: Any) -> None:
         self.seed, self.sinusoidal_positions = seed, sinusoidal_positions
-        self.config = mini_config(
-            vocab_size,
-            image_token_id,
-            hidden_size=hidden_size,
-            intermediate_size=intermediate_size,
-            num_hidden_layers=num_hidden_layers,
-            num_attention_heads=num_attention_heads,
-            num_key_value_heads=num_key_value_heads,
-            plora_rank=plora_rank,
-            plora_dropout=plora_dropout,
-            tile_size=tile_size,
-            patch_size=patch_size,
-            vision_hidden_size=vision_hidden_size,
-            vision_layers=vision_layers,
-            vision_heads=vision_heads,
-            initializer_range=initializer_range,
-        )
+        self.config = mini_config(**sizes)
 
     def load(self, lm_head: bool) -> IXC25Model:
         model = build(self.config, self.seed)

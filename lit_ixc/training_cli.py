@@ -17,6 +17,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
+from transformers.utils.logging import disable_progress_bar
 
 from lit_ixc.cli import PROGRAM, TRAINER_COMMANDS
 from lit_ixc.config_errors import config_files, explain, origin, read_config, suggest
@@ -207,6 +208,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _set_up_logging() -> None:
     """Show what the project logs; drop the libraries' advertisements and the warnings that ask nothing of the user."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    disable_progress_bar()
     for name in ("lit_ixc", "datamodules"):
         logging.getLogger(name).setLevel(logging.INFO)
     for message in _QUIET_WARNINGS:

@@ -26,8 +26,8 @@ def tiny_config(vocab_size: int = 320, image_token_id: int = 319) -> IXC25Config
 
 
 def mini_config(
-    vocab_size: int,
-    image_token_id: int,
+    vocab_size: int = 2048,
+    image_token_id: int = 6,
     *,
     hidden_size: int = 128,
     intermediate_size: int = 256,
@@ -51,7 +51,7 @@ def mini_config(
 
     Args:
         vocab_size: tokens of the miniature tokenizer.
-        image_token_id: its id for visual positions.
+        image_token_id: its id for visual positions; the default is that of `train_tokenizer`.
         hidden_size: width of the language model.
         intermediate_size: width of its feed-forward blocks.
         num_hidden_layers: its layers.

@@ -104,9 +104,7 @@ def test_sentencepiece_model_is_read_exactly(tmp_path: Path) -> None:
         assert tokenizer.convert_tokens_to_ids("<|im_start|>") == reference.get_piece_size()
 
 
-@pytest.mark.parametrize(
-    "options", [{"model_type": "unigram"}, {"add_dummy_prefix": True}, {"byte_fallback": False}]
-)
+@pytest.mark.parametrize("options", [{"model_type": "unigram"}, {"add_dummy_prefix": True}, {"byte_fallback": False}])
 def test_other_sentencepiece_models_are_refused(options: dict[str, object], tmp_path: Path) -> None:
     path = tmp_path / "other.model"
     path.write_bytes(sentencepiece_model(**options))
