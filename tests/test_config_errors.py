@@ -108,7 +108,7 @@ Parser key "model":
         Parser key "head":
 
           - Expected a path but json.JSONDecode either not accessible or invalid
-          - Type collections.abc.Callable[[int], toy.Head] expects a function or a callable class: module 'json' has no \
+          - Type collections.abc.Callable[[int], toy.H] expects a function or a callable class: module 'json' has no \
 attribute 'JSONDecode'. Got value: json.JSONDecode
     - Expected a <class 'NoneType'>"""
     expected = (

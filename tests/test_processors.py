@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from lit_ixc.batch import ConversationProcessor, TrainableProcessor, tree_row
+from lit_ixc.ixc25 import IXC25ForConditionalGeneration, IXC25Processor, IXC25Tokenizer
+from lit_ixc.ixc25.miniature import build, tiny_config
 from lit_ixc.processors import MiniatureProcessor, ReleasedProcessor, SavedProcessor
 from lit_ixc.records import Prompt, UserError, text_message
 
@@ -36,6 +39,15 @@ def test_miniature_is_trained_once_and_saved(tmp_path: Path) -> None:
     tokenizer = first.processor.tokenizer
     assert rows[0].ids[-2:] == [tokenizer.eos_token_id, tokenizer.reward_token_id] == [2, 3]
     assert (saved.pad_token_id, saved.image_token_id) == (2, 6)
+
+
+def test_auto_classes_find_everything_in_one_folder(tmp_path: Path) -> None:
+    """What a training run exports opens without naming a class."""
+    MiniatureProcessor(str(tmp_path), vocab_size=300).prepare(lambda: TEXTS)
+    build(tiny_config(), seed=0).save_pretrained(tmp_path)
+    assert isinstance(AutoProcessor.from_pretrained(tmp_path), IXC25Processor)
+    assert isinstance(AutoTokenizer.from_pretrained(tmp_path), IXC25Tokenizer)
+    assert isinstance(AutoModelForImageTextToText.from_pretrained(tmp_path), IXC25ForConditionalGeneration)
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

@@ -69,16 +69,22 @@ def _count(rng: Random) -> Twins:
 
 
 def _presence(rng: Random) -> Twins:
-    asked = shape, colour = rng.choice(_KINDS)
+    shape, colour = rng.choice(_KINDS)
+    named, meant = rng.choice(
+        (
+            (f"{colour} object", [kind for kind in _KINDS if kind[1] == colour]),
+            (shape, [kind for kind in _KINDS if kind[0] == shape]),
+            (f"{colour} {shape}", [(shape, colour)]),
+        )
+    )
 
     def draw(right: str, wrong: str) -> tuple[Frames, int]:
-        others = [kind for kind in _KINDS if kind != asked]
+        others = [kind for kind in _KINDS if kind not in meant]
         lookalikes = [kind for kind in others if kind[0] == shape or kind[1] == colour]
-        first = asked if right == "yes" else rng.choice(lookalikes if rng.random() < 0.5 else others)
-        shown = [first, *rng.choices(others, k=rng.randint(0, 3))]
+        shown = [rng.choice(meant if right == "yes" else others), *rng.choices(others, k=_company(rng))]
         return _scene(rng, _placed(rng, shown)), 1 if any(kind in lookalikes for kind in shown) else 2
 
-    return picture_twins(f"Is there a {colour} {shape}?", ("yes", "no"), draw)
+    return picture_twins(f"Is there a {named}?", ("yes", "no"), draw)
 
 
 def _side(rng: Random) -> Twins:
@@ -92,7 +98,7 @@ def _side(rng: Random) -> Twins:
             cells.reverse()
         free = [cell for cell in range(4) if cell not in cells]
         others = [kind for kind in _KINDS if kind[1] not in (colour, anchor)]
-        cells += free[: rng.randint(0, 2)]
+        cells += free[: _company(rng)]
         kinds = [(rng.choice(SHAPES), colour), (rng.choice(SHAPES), anchor), *rng.choices(others, k=len(cells) - 2)]
         return _scene(rng, [_thing(rng, *kind, cell) for kind, cell in zip(kinds, cells, strict=True)]), 1
 
@@ -103,7 +109,7 @@ def _size(rng: Random) -> Twins:
     colour = rng.choice(list(COLOURS))
 
     def draw(right: str, wrong: str) -> tuple[Frames, int]:
-        others = rng.choices([kind for kind in _KINDS if kind[1] != colour], k=rng.randint(0, 3))
+        others = rng.choices([kind for kind in _KINDS if kind[1] != colour], k=_company(rng))
         first, *rest = _placed(rng, [(rng.choice(SHAPES), colour), *others])
         grade = 1 if any(thing.large != (right == "large") for thing in rest) else 2
         return _scene(rng, [first._replace(large=right == "large"), *rest]), grade
@@ -121,9 +127,13 @@ def _with_others(
     near = rng.random() < 0.25
     plain = [kind for kind in others if kind not in lookalikes]
     shown = [rng.choice(lookalikes)] if near else []
-    more = rng.choices((0, 1, 2), weights=(6, 2, 1))[0]
-    shown += rng.choices(plain, k=more)
+    shown += rng.choices(plain, k=_company(rng))
     return _scene(rng, _placed(rng, [target, *shown])), 1 if near else 2
+
+
+def _company(rng: Random) -> int:
+    """How many other objects a scene has: mostly none, so that a small model finds a way in."""
+    return rng.choices((0, 1, 2), weights=(6, 2, 1))[0]
 
 
 def _placed(rng: Random, kinds: Iterable[tuple[str, str]]) -> list[Thing]:
