@@ -51,7 +51,9 @@ def from_json(row: dict[str, Any], read: Callable[[int, str], bytes]) -> Compari
         RecordError: The version is not one this reader knows, or a value is not valid.
     """
     if row.get("version") != VERSION:
-        raise RecordError("unknown_version", "version", row.get("version"), f"this reader knows {VERSION}; convert again")
+        raise RecordError(
+            "unknown_version", "version", row.get("version"), f"this reader knows {VERSION}; convert again"
+        )
     media: list[MediaPart] = []
     for number, item in enumerate(row["media"]):
         kind = VideoPart if item["type"] == "video" else ImagePart

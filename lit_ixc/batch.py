@@ -70,12 +70,12 @@ class ConversationProcessor(Protocol):
     def encode_conversation(
         self, prompt: Prompt, response: Sequence[Message], media: EncodedMedia, ending: Ending
     ) -> EncodedSequence:
-        """Tokenise prompt and response with the model's template; ``media`` comes from encode_media."""
+        """Tokenise prompt and response with the model's template; ``media`` is of encode_media."""
 
 
 @runtime_checkable
 class TrainableProcessor(Protocol):
-    """A processor that makes its tokenizer from the corpus; a data module offers it the texts before the first batch."""
+    """A processor that makes its tokenizer from the corpus; a data module offers it the texts before training."""
 
     def prepare(self, texts: Callable[[], Iterable[str]]) -> None:
         """Train from the texts of the training rows, or keep what an earlier run made."""

@@ -124,7 +124,7 @@ class PreferenceMetric(Metric):
         self.lengths.append(lengths[exists].float())
 
     def compute(self) -> dict[str, Tensor]:
-        """Scalars ``accuracy/all``, ``accuracy/domain/math``, ..., ``margin/``, ``longer/``, ``ece``, ``length_correlation``."""
+        """Scalars ``accuracy/all``, ``accuracy/domain/math``, ...; likewise margin, longer; length_correlation; ece."""
         out: dict[str, Tensor] = {}
         for kind, table in self.tables().items():
             for name, row in table.items():

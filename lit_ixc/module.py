@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning as L
-from torch.distributed.fsdp import fully_shard
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch.distributed.fsdp import fully_shard
 
 from lit_ixc.backbone import BackboneSource, Dtype, Lora, add_lora, freeze, merge_lora, shard
 from lit_ixc.ixc25.model import IXC25Model
@@ -24,7 +24,7 @@ class BackboneModule(L.LightningModule):
         freeze_language: Keep the language model as it is (a probe: only a head trains).
         lora: Adapters on the language model instead of full training.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
-        compute_dtype: Under ``ModelParallelStrategy`` (FSDP2), compute in this type while weights and optimizer keep theirs.
+        compute_dtype: Under ``ModelParallelStrategy`` (FSDP2), compute in this type; weights and optimizer keep theirs.
         lr: Peak learning rate.
         vision_lr_scale: Factor on the rate of vision tower and projector where they train.
         betas: AdamW's decay rates.

@@ -46,8 +46,8 @@ class SFTModule(BackboneModule):
         backbone: Where the weights come from.
         short_answer_tokens: Answers of at most this many tokens (end of turn included) count for the exact match.
         image_words_weight: Weight of a second loss that starts a vision tower from random weights: the mean visual
-            feature of an image must predict the words of the answers about it (bag of words, arXiv 1511.02251). It gives
-            the tower a direct gradient while the language model does not read it yet.
+            feature of an image must predict the words of the answers about it (bag of words, arXiv 1511.02251). The
+            tower gets a direct gradient while the language model does not read it yet.
         kwargs: As in ``BackboneModule``.
     """
 

@@ -11,7 +11,7 @@ from datamodules.synthetic.drawing import CANVAS, COLOURS, SHAPES, draw_shape, p
 from datamodules.synthetic.tasks import Frames, Twins, near_numbers, picture_twins
 
 _CELLS = tuple(product((64, 192), (64, 192)))  # centres (x, y) of the quarters of the canvas
-_LARGE, _SMALL = 54, 26  # radii in canvas pixels: 27 and 13 px across at 64 px
+_LARGE, _SMALL = 54, 24  # radii in canvas pixels: 27 and 12 px across at 64 px
 _ALONE = 1.35  # an object alone is drawn larger by this factor, still small or large by its radius
 _KINDS = tuple(product(SHAPES, COLOURS))
 

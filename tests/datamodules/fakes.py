@@ -80,7 +80,9 @@ def png(color: tuple[int, int, int], size: tuple[int, int] = (4, 3)) -> bytes:
     return buffer.getvalue()
 
 
-def pair(identifier: str, question: str = "Q?", chosen: str = "good", rejected: str = "bad", **more: Any) -> dict[str, Any]:
+def pair(
+    identifier: str, question: str = "Q?", chosen: str = "good", rejected: str = "bad", **more: Any
+) -> dict[str, Any]:
     """A row of a preference file."""
     return {
         "id": identifier,

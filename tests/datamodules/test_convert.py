@@ -208,7 +208,9 @@ def test_the_row_filter_is_counted(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def hard(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, UserError]]:
+def hard(
+    shared_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any], dict[str, UserError]]:
     out = tmp_path_factory.mktemp("hard")
     done = convert(find_sources(shared_dir / "data/hard"), out, Options())
     return out, done.manifests, done.errors

@@ -32,7 +32,9 @@ def texts(encoded: Encoded) -> list[tuple[str, str]]:
     for sequence in encoded.comparison.sequences:
         assert sequence.ids[sequence.response_end :] == [TURN_END, EOS, REWARD]
         assert len(sequence.ids) == len(sequence.visual) == len(sequence.loss)
-        assert sequence.loss[sequence.response_start :] == [True] * (len(sequence.ids) - sequence.response_start - 1) + [False]
+        assert sequence.loss[sequence.response_start :] == [True] * (
+            len(sequence.ids) - sequence.response_start - 1
+        ) + [False]
         prompt = bytes(token for token in sequence.ids[: sequence.response_start] if token < 256)
         answer = bytes(sequence.ids[sequence.response_start : sequence.response_end])
         found.append((prompt.decode(), answer.decode()))
@@ -49,7 +51,9 @@ def test_what_fits_is_left_alone() -> None:
 
 
 def test_drop_names_the_length() -> None:
-    assert run(comparison("ab", "cd", "e"), 9, "drop") == Encoded(None, "too_long", "a sequence of 10 tokens, max_length is 9")
+    assert run(comparison("ab", "cd", "e"), 9, "drop") == Encoded(
+        None, "too_long", "a sequence of 10 tokens, max_length is 9"
+    )
 
 
 def test_the_tail_of_the_answer_goes_first() -> None:
@@ -99,7 +103,9 @@ def test_visual_and_closing_tokens_are_never_cut() -> None:
     st.floats(0, 1),
     st.booleans(),
 )
-def test_truncation_keeps_its_promises(question: str, answers: list[str], limit: int, share: float, media: bool) -> None:
+def test_truncation_keeps_its_promises(
+    question: str, answers: list[str], limit: int, share: float, media: bool
+) -> None:
     record = comparison(question, *answers, media=media)
     whole = run(record, 10_000).comparison
     assert whole is not None
@@ -127,7 +133,11 @@ def test_a_picture_that_does_not_decode_is_a_named_drop() -> None:
 
 def test_shorten_prompt() -> None:
     prompt = Prompt(
-        (text_message("user", "abc"), text_message("assistant", "de"), Message("user", (TextPart("fg"), PICTURE, TextPart("hi"))))
+        (
+            text_message("user", "abc"),
+            text_message("assistant", "de"),
+            Message("user", (TextPart("fg"), PICTURE, TextPart("hi"))),
+        )
     )
 
     def shortened(count: int) -> list[list[object]] | None:
@@ -142,7 +152,9 @@ def test_shorten_prompt() -> None:
 
 
 def test_chosen_answer_is_the_first_of_the_best() -> None:
-    record = Comparison("id", comparison("q", "a").prompt, comparison("q", "w", "b", "c").responses, (1, 0, 0), (1.0, 2.0, 2.0))
+    record = Comparison(
+        "id", comparison("q", "a").prompt, comparison("q", "w", "b", "c").responses, (1, 0, 0), (1.0, 2.0, 2.0)
+    )
     chosen = chosen_answer(record)
     assert (chosen.response_text(0), chosen.ranks, chosen.scores, len(chosen.responses)) == ("b", (0,), None, 1)
 

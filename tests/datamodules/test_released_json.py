@@ -64,7 +64,8 @@ def test_what_a_row_leaves_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "role"), [("human", "user"), ("user", "user"), ("system", "system"), ("gpt", "assistant"), ("Human", "assistant")]
+    ("name", "role"),
+    [("human", "user"), ("user", "user"), ("system", "system"), ("gpt", "assistant"), ("Human", "assistant")],
 )
 def test_roles_of_the_release(name: str, role: str) -> None:
     row = {"id": "a", "conversations_a": turns((name, "one"), ("human", "two"), ("bot", "three"))}

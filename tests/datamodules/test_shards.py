@@ -66,7 +66,9 @@ def test_records_come_back_equal(tmp_path: Path) -> None:
         (ImagePart("x.png", b"1"),),
     )
     several = Comparison("m", interleaved, answers("p", "q", "r"), (1, 0, 1), (0.5, 2.0, 0.5))
-    dialogue = Comparison("d", record(0).prompt, ((*answers("p")[0], text_message("user", "u"), *answers("q")[0]),), (0,))
+    dialogue = Comparison(
+        "d", record(0).prompt, ((*answers("p")[0], text_message("user", "u"), *answers("q")[0]),), (0,)
+    )
     records = [*pictures(2), record(2), several, dialogue]
     write(tmp_path / "a", records)
     shards = ShardSet(tmp_path / "a", verify=True)
@@ -77,7 +79,14 @@ def test_what_the_index_says_of_a_row(tmp_path: Path) -> None:
     write(tmp_path / "a", pictures(2))
     shard, row = ShardSet(tmp_path / "a").row(1)
     text = f"Q1 {AWKWARD}", "A1", AWKWARD + "x"
-    assert (shard, row.key, row.id, row.domain, row.source, row.modality) == (0, "000000001", "id-1", "math", "s", "image")
+    assert (shard, row.key, row.id, row.domain, row.source, row.modality) == (
+        0,
+        "000000001",
+        "id-1",
+        "math",
+        "s",
+        "image",
+    )
     assert (row.responses, row.characters, row.pixels, row.leading) == (2, sum(map(len, text)), 12, True)
     assert row.media[0][1:] == (len(png((1, 0, 0))), hashlib.sha256(png((1, 0, 0))).hexdigest(), "0.png")
 
@@ -85,7 +94,9 @@ def test_what_the_index_says_of_a_row(tmp_path: Path) -> None:
 def test_a_placeholder_or_a_system_turn_keeps_rows_apart(tmp_path: Path) -> None:
     image = ImagePart("x.png", b"1")
     inside = Comparison("a", Prompt((Message("user", (TextPart("?"), image)),)), answers("p"), (0,))
-    system = Comparison("b", Prompt((text_message("system", "S"), text_message("user", "?")), (image,)), answers("p"), (0,))
+    system = Comparison(
+        "b", Prompt((text_message("system", "S"), text_message("user", "?")), (image,)), answers("p"), (0,)
+    )
     write(tmp_path / "a", [inside, system, record(0)])
     shards = ShardSet(tmp_path / "a")
     assert [shards.row(number)[1].leading for number in range(3)] == [False, False, False]
