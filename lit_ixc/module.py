@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.distributed.fsdp import fully_shard
 
@@ -93,7 +94,15 @@ class BackboneModule(L.LightningModule):
         if not groups:
             raise UserError("nothing trains: set freeze_language, freeze_projector or freeze_vision to false")
         steps = int(self.trainer.estimated_stepping_batches)
-        return adamw_with_schedule(groups, self.betas, steps, self.warmup_ratio, self.schedule)  # type: ignore[return-value]
+        return adamw_with_schedule(  # type: ignore[return-value]
+            groups, self.betas, steps, self.warmup_ratio, self.schedule, self._time_used
+        )
+
+    def _time_used(self) -> float:
+        """Share of ``trainer.max_time`` that has passed; 0 without a limit."""
+        timers = [callback for callback in self.trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+        left = timers[0].time_remaining() if timers else None
+        return 0.0 if left is None else timers[0].time_elapsed() / (timers[0].time_elapsed() + left)
 
     def export(self, folder: Path) -> None:
         """Write the backbone in the form that ``Pretrained`` reads, adapters merged."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from torch import nn
@@ -37,6 +37,7 @@ def adamw_with_schedule(
     total_steps: int,
     warmup_ratio: float,
     schedule: Schedule,
+    time_used: Callable[[], float] = lambda: 0.0,
 ) -> dict[str, Any]:
     """Optimizer and per-step scheduler in Lightning's form.
 
@@ -44,6 +45,8 @@ def adamw_with_schedule(
         total_steps: Optimizer steps of the whole run.
         warmup_ratio: Share of them in which the rate rises linearly.
         schedule: What follows: half a cosine to 0, a line to 0, or constant.
+        time_used: Share of the run's time limit that has passed; the schedule goes by it where it is ahead of the steps,
+            so that a run which its time limit ends has come to its small rates too.
     """
     optimizer = AdamW(groups, betas=betas)
     warmup = math.ceil(total_steps * warmup_ratio)
@@ -51,7 +54,7 @@ def adamw_with_schedule(
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / (warmup + 1)
-        progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        progress = min(1.0, max((step - warmup) / max(1, total_steps - warmup), time_used()))
         return {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}[schedule]
 
     scheduler = LambdaLR(optimizer, factor)

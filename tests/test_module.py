@@ -184,6 +184,18 @@ def test_schedule(schedule: str, factors: list[float]) -> None:
     assert seen == pytest.approx(factors, abs=1e-5)
 
 
+def test_schedule_follows_the_clock_where_it_is_ahead() -> None:
+    parameter, used = nn.Parameter(torch.zeros(1)), iter([0.0, 0.0, 0.5, 0.1, 2.0, 2.0])
+    made = adamw_with_schedule([{"params": [parameter], "lr": 1.0}], (0.9, 0.95), 10, 0.0, "linear", lambda: next(used))
+    seen = []
+    for _ in range(5):
+        seen.append(made["optimizer"].param_groups[0]["lr"])
+        made["optimizer"].step()
+        made["lr_scheduler"]["scheduler"].step()
+    # steps alone give 1 .9 .8 .7 .6; half the time used wins at step 2, a tenth loses at step 3, an overrun ends at 0
+    assert seen == pytest.approx([1.0, 0.9, 0.5, 0.7, 0.0])
+
+
 def test_bad_options_are_named() -> None:
     with pytest.raises(UserError, match="lr = 0"):
         SFTModule(Tiny(), lr=0)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, NamedTuple
@@ -133,6 +134,7 @@ def _replaceable(output: Path) -> bool:
 
 def _write_splits(root: Path, recipe: Recipe) -> dict[str, int]:
     counts: dict[str, int] = {}
+    seen: set[bytes] = set()  # digests of all pictures and clips so far
     parts: list[tuple[Split, int]] = [("train", recipe.rows), ("heldout", recipe.heldout_rows)]
     with tqdm(total=2 * (recipe.rows + recipe.heldout_rows), desc="synthesize", unit="row", disable=None) as progress:
         for split, rows in parts:
@@ -140,7 +142,8 @@ def _write_splits(root: Path, recipe: Recipe) -> dict[str, int]:
                 for sft in (False, True):
                     file = f"{split}/{entry.path}{'_sft' if sft else ''}"
                     rng = Random(f"{recipe.seed}/{file}")
-                    done = _make_rows(rng, entry, split, sft, number, root / split / entry.path, recipe.size, progress)
+                    tasks = _tasks(rng, entry, split, recipe.size, seen)
+                    done = _make_rows(rng, entry, split, sft, number, tasks, root / split / entry.path, progress)
                     if not sft and split == "train":
                         _flip(rng, done, recipe.noise)
                         _lengthen(rng, done, recipe.length_bias)
@@ -150,13 +153,20 @@ def _write_splits(root: Path, recipe: Recipe) -> dict[str, int]:
 
 
 def _make_rows(
-    rng: Random, entry: CorpusSet, split: Split, sft: bool, number: int, stem: Path, size: int, progress: tqdm[Any]
+    rng: Random,
+    entry: CorpusSet,
+    split: Split,
+    sft: bool,
+    number: int,
+    tasks: Iterator[Task],
+    stem: Path,
+    progress: tqdm[Any],
 ) -> list[Row]:
     """The rows of one file, in an order by chance, so that twins do not stand side by side; writes their media."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     order = rng.sample(range(number), number)
     rows: dict[int, Row] = {}
-    for index, task in zip(order, _tasks(rng, entry, split), strict=False):
+    for index, task in zip(order, tasks, strict=False):
         name = f"{'sft-' if sft else ''}{index:06d}"
         row: Row = {"id": f"{entry.name}-{split}-{name}", "conversations_a": _conversation(task.prompt, task.right)}
         truth = {"verifier": task.verifier, "arguments": task.arguments}
@@ -164,18 +174,26 @@ def _make_rows(
             row["conversations_b"] = _conversation(task.prompt, task.wrong)
             truth["better"] = "conversations_a"
         if task.frames:
-            row["image"] = _write_media(task.frames, stem, name, size)
+            row["image"] = _write_media(task.frames, stem, name)
         row |= {"domain": entry.domain, "source": f"synthetic/{entry.name}", "truth": truth}
         rows[index] = row if sft else row | {"grade": task.grade}
         progress.update()
     return [rows[index] for index in range(number)]
 
 
-def _tasks(rng: Random, entry: CorpusSet, split: Split) -> Iterator[Task]:
-    """Tasks without end, twin after twin. A text prompt belongs to one split for good; pictures are ever new."""
+def _tasks(rng: Random, entry: CorpusSet, split: Split, size: int, seen: set[bytes]) -> Iterator[Task]:
+    """Tasks without end, twin after twin, with frames of their final size.
+
+    A text prompt belongs to one split for good; a picture or clip that was drawn before is not drawn again.
+    """
     while True:
-        twins = entry.twins(rng)
-        if twins[0].frames or all(_split_of(task.prompt) == split for task in twins):
+        twins = [replace(task, frames=tuple(scaled(frame, size) for frame in task.frames)) for task in entry.twins(rng)]
+        if twins[0].frames:
+            digests = {hashlib.sha256(b"".join(f.tobytes() for f in task.frames)).digest() for task in twins}
+            if seen.isdisjoint(digests):
+                seen |= digests
+                yield from twins
+        elif all(_split_of(task.prompt) == split for task in twins):
             yield from twins
 
 
@@ -206,27 +224,32 @@ def _lengthen(rng: Random, rows: list[Row], share: float) -> None:
         rows[index]["truth"]["suffix"] = suffix
 
 
-def _write_media(frames: Frames, stem: Path, name: str, size: int) -> str:
+def _write_media(frames: Frames, stem: Path, name: str) -> str:
     """A PNG of one frame or an MP4 of several; returns its path relative to the JSON file."""
     video = len(frames) > 1
     file = stem.with_name(f"{stem.name}_{'clips' if video else 'images'}") / f"{name}.{'mp4' if video else 'png'}"
     file.parent.mkdir(exist_ok=True)
     if video:
-        _write_clip(frames, file, size)
+        _write_clip(frames, file)
     else:
-        scaled(frames[0], size).save(file)
+        frames[0].save(file)
     return f"{file.parent.name}/{file.name}"
 
 
-def _write_clip(frames: Frames, file: Path, size: int) -> None:
-    """An H.264 clip, or MPEG-4 where PyAV has no such encoder; in one thread, so that the bytes are the same."""
+def _write_clip(frames: Frames, file: Path) -> None:
+    """An H.264 clip, or MPEG-4 where PyAV has no such encoder.
+
+    One thread and a constant quantiser: x264's lookahead, which a quality target needs, gave other bytes in 1 of 50
+    encodings of the same frames.
+    """
     h264 = "libx264" in av.codecs_available
-    options = {"preset": "veryfast", "crf": "18", "threads": "1"} if h264 else {"qscale": "3", "threads": "1"}
+    options = {"preset": "ultrafast", "qp": "18", "threads": "1"} if h264 else {"qscale": "3", "threads": "1"}
     with av.open(str(file), "w") as container:
         stream = container.add_stream("libx264" if h264 else "mpeg4", rate=motion.FRAMES_PER_SECOND, options=options)
-        stream.width, stream.height, stream.pix_fmt = size, size, "yuv420p"
+        stream.width, stream.height = frames[0].size
+        stream.pix_fmt = "yuv420p"
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_image(scaled(frame, size))))
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
         container.mux(stream.encode())
 
 

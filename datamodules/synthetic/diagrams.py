@@ -60,9 +60,9 @@ def _equation(rng: Random) -> Twins:
     def draw(right: str, wrong: str) -> tuple[Frames, int]:
         left = rng.randint(1, int(right) - 1)
         image = paper(rng)
-        shift = rng.uniform(-14, 14)
-        draw_text(image, f"{left}+{int(right) - left}", (CANVAS / 2 + shift, 78 + shift), 104, anchor="mm")
-        draw_text(image, "= ?", (CANVAS / 2 - shift, 188 + shift), 80, anchor="mm")
+        x, y = CANVAS / 2 + rng.uniform(-14, 14), rng.uniform(-14, 14)
+        draw_text(image, f"{left}+{int(right) - left}", (x, 78 + y), 104, anchor="mm")
+        draw_text(image, "= ?", (x, 188 + y), 80, anchor="mm")
         return (image,), abs(int(right) - int(wrong))
 
     return picture_twins("Which number belongs at the question mark?", (str(first), str(second)), draw)
