@@ -49,6 +49,7 @@ class MixtureDataModule(L.LightningDataModule):
         batch_size: Most comparisons in a batch of one process; an epoch's batches are equal in size to within one.
         test_batch_size: The same in validation and testing. None: ``batch_size``.
         max_length: Most tokens of a sequence, its prompt included.
+        test_max_length: The same in validation and testing. None: ``max_length``.
         too_long: What becomes of a longer one in training: ``drop`` counts it and takes the next row of its set in its
             place; ``truncate`` cuts the answer's tail, then the oldest prompt text.
         test_too_long: The same in validation and testing, where a dropped row is not replaced.
@@ -86,6 +87,7 @@ class MixtureDataModule(L.LightningDataModule):
         batch_size: int = 8,
         test_batch_size: int | None = None,
         max_length: int = 4096,
+        test_max_length: int | None = None,
         too_long: TooLong = "drop",
         test_too_long: TooLong = "truncate",
         min_answer_share: float = 0.5,
@@ -109,6 +111,7 @@ class MixtureDataModule(L.LightningDataModule):
             ("batch_size", batch_size, 1),
             ("test_batch_size", test_batch_size, 1),
             ("max_length", max_length, 1),
+            ("test_max_length", test_max_length, 1),
             ("rows_per_image", rows_per_image, 1),
             ("pad_to_multiple_of", pad_to_multiple_of, 1),
             ("max_pixels", max_pixels, 1),
@@ -133,7 +136,8 @@ class MixtureDataModule(L.LightningDataModule):
         self.test_sets, self.samples_per_epoch = test_sets, samples_per_epoch
         self.data_root, self.processor, self.ending = Path(data_root), processor, ending
         self.batch_size, self.test_batch_size = batch_size, test_batch_size or batch_size
-        self.max_length, self.too_long, self.test_too_long = max_length, too_long, test_too_long
+        self.max_length, self.test_max_length = max_length, test_max_length or max_length
+        self.too_long, self.test_too_long = too_long, test_too_long
         self.min_answer_share, self.sft_from_pairs, self.rows_per_image = (
             min_answer_share,
             sft_from_pairs,
@@ -196,7 +200,7 @@ class MixtureDataModule(L.LightningDataModule):
             f"{view.name} {count} of {len(view)}" for view, count in zip(views, sampler.counts, strict=True)
         )
         log.info("train: an epoch is %d items in %d batches: %s", samples, len(sampler), mix)
-        return self._loader("train", views, sampler, self.too_long, replace_dropped=True)
+        return self._loader("train", views, sampler, self.max_length, self.too_long)
 
     def val_dataloader(self) -> ComparisonLoader | list[ComparisonLoader]:
         """The held-out rows of the training sets, in the order of their hash: any part of them has rows of all sets."""
@@ -242,7 +246,9 @@ class MixtureDataModule(L.LightningDataModule):
         views = [SetView(names[name], shards, choice, rows_per_image) for name, shards in opened.items()]
         empty = [view.name for view in views if not len(view)]
         if len(empty) == len(views):
-            raise UserError(f"{self.data_root}: no {self._wanted} rows in {', '.join(opened)}; choose other sets")
+            which = " held out" if held_out else ""
+            remedy = "raise validation_fraction, or set it to 0" if held_out else "choose other sets"
+            raise UserError(f"{self.data_root}: no {self._wanted} rows{which} in {', '.join(opened)}; {remedy}")
         if empty:
             log.info("no %s rows%s: %s left out", self._wanted, " held out" if held_out else "", ", ".join(empty))
         return [view for view in views if len(view)]
@@ -265,24 +271,24 @@ class MixtureDataModule(L.LightningDataModule):
 
     def _evaluation(self, stage: str, views: list[SetView], order: np.ndarray) -> ComparisonLoader:
         sampler = SequentialBatches(order, self.test_batch_size, *self._rank)
-        return self._loader(stage, views, sampler, self.test_too_long, replace_dropped=False)
+        return self._loader(stage, views, sampler, self.test_max_length, self.test_too_long)
 
     def _loader(
         self,
         stage: str,
         views: list[SetView],
         sampler: MixtureBatches | SequentialBatches,
+        max_length: int,
         too_long: TooLong,
-        replace_dropped: bool,
     ) -> ComparisonLoader:
         dataset = ComparisonDataset(
             views,
             self.processor,
             self.ending,
-            self.max_length,
+            max_length,
             too_long,
             self.min_answer_share,
-            replace_dropped,
+            stage == "train",  # evaluation leaves the place of a dropped row empty
             self.cache_encoded_mb if stage != "test" else 0,
         )
         collate_fn = Collate(self.processor.pad_token_id, self.pad_to_multiple_of)

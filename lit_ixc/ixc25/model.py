@@ -31,6 +31,7 @@ class IXC25Model(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["InternLM2DecoderLayer", "CLIPEncoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
+    _keys_to_ignore_on_load_unexpected = [r"^output\."]  # a backbone may be read from a model with its head
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
