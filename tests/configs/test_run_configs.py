@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lit_ixc.cli import main
 
 RUNS = sorted(Path(__file__).parents[2].glob("configs/run/*.yaml"))
+MIXES = sorted(Path(__file__).parents[2].glob("configs/data/*.yaml"))
 OVERLAYS = sorted(Path(__file__).parents[2].glob("configs/model/*.yaml"))
 SMALL = [
     "--trainer.max_steps=2",
@@ -40,6 +42,19 @@ def test_model_overlay_stacks_on_a_reward_run(overlay: Path, capsys: pytest.Capt
     wanted = re.findall(r"class_path: (\S+)|rank: (\d+)", overlay.read_text())
     printed = capsys.readouterr().out
     assert wanted and all((name or f"rank: {rank}") in printed for name, rank in wanted)
+
+
+@pytest.mark.parametrize("mix", MIXES, ids=lambda path: path.stem)
+def test_data_mix_takes_the_place_of_a_runs(mix: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mix is complete: nothing of the run's own data is left beside it."""
+    run = next(path for path in RUNS if path.stem == "reward_real_cpu")
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(run), "--data", str(mix), "--print_config"])
+    assert stop.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)["data"]
+    wanted = yaml.safe_load(mix.read_text())
+    assert printed["class_path"] == wanted["class_path"]
+    assert {name: printed["init_args"][name] for name in wanted["init_args"]} == wanted["init_args"]
 
 
 @pytest.fixture(scope="module")
