@@ -45,8 +45,8 @@ def adamw_with_schedule(
         total_steps: Optimizer steps of the whole run.
         warmup_ratio: Share of them in which the rate rises linearly.
         schedule: What follows: half a cosine to 0, a line to 0, or constant.
-        time_used: Share of the run's time limit that has passed; the schedule goes by it where it is ahead of the steps,
-            so that a run which its time limit ends has come to its small rates too.
+        time_used: Share of the run's time limit that has passed; the schedule goes by it where it is ahead of the
+            steps, so that a run which its time limit ends has come to its small rates too.
     """
     optimizer = AdamW(groups, betas=betas)
     warmup = math.ceil(total_steps * warmup_ratio)

@@ -20,7 +20,7 @@ VISUAL_TOKENS = 4
 
 
 class ByteProcessor:
-    """``[image] header text end ... header answer end </s> (reward)``; the header and the end of a turn are one token."""
+    """``[image] header text end ... header answer end </s> (reward)``; header and end of a turn are one token."""
 
     pad_token_id = PAD
     image_token_id = IMAGE

@@ -80,8 +80,8 @@ def test_a_folder_keeps_its_layout(tmp_path: Path, capsys: pytest.CaptureFixture
             "row": 1,
             "id": "b",
             "reason": "missing_media",
-            "message": "shapes.json, row 1: image = 'none.png': missing media; there is no such file in the folder of the "
-            "JSON file",
+            "message": "shapes.json, row 1: image = 'none.png': missing media; there is no such file in the folder "
+            "of the JSON file",
         }
     ]
     assert read_manifest(tmp_path / "out/text/math/sums")["ignored_keys"] == {"subset": 2}

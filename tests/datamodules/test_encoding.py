@@ -66,8 +66,8 @@ def test_the_tail_of_the_answer_goes_first() -> None:
 
 def test_then_the_oldest_prompt_text() -> None:
     earlier = (text_message("system", "SYS"), text_message("user", "old"), text_message("assistant", "said"))
-    # turns: 3+2, 3+2, 4+2, 5+2 tokens; answer 1 + 8 + 3 -> 35. To 25: four of the answer, six of the oldest text, but the
-    # two turns that are left empty take two tokens each: the first guess cuts 6 * 15 / 24 = 4 characters.
+    # turns: 3+2, 3+2, 4+2, 5+2 tokens; answer 1 + 8 + 3 -> 35. To 25: four of the answer, six of the oldest text, but
+    # the two turns that are left empty take two tokens each: the first guess cuts 6 * 15 / 24 = 4 characters.
     encoded = run(comparison("newer", "12345678", "x", earlier=earlier), 25)
     assert encoded.event == "truncated_prompt"
     (prompt, answer), (prompt_2, answer_2) = texts(encoded)
