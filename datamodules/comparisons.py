@@ -276,9 +276,15 @@ class ComparisonLoader:
             log.info("%s: %s", self.stage, self.report())
 
     def samples(self, number: int) -> list[tuple[Comparison, ComparisonBatch]]:
-        """The first items that hold one row each: the record and its batch of one, for a look at the data."""
-        found: list[tuple[Comparison, ComparisonBatch]] = []
+        """Items that hold one row each, as record and batch of one, for a look at the data: the sets take turns."""
+        turns: Counter[str] = Counter()
+        queue: list[tuple[int, int]] = []
         for item in itertools.chain.from_iterable(self.sampler):
+            name = self.dataset.locate(item)[0].name
+            queue.append((turns[name], item))
+            turns[name] += 1
+        found: list[tuple[Comparison, ComparisonBatch]] = []
+        for _, item in sorted(queue, key=lambda entry: entry[0]):
             view, rows = self.dataset.locate(item)
             batch, _ = self._collate([self.dataset[item]])
             if len(rows) == 1 and batch is not None:

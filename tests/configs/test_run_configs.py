@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_ixc.cli import main
 
@@ -79,7 +80,15 @@ def test_both_stages_and_the_test_run(
     for stage in ("sft", "reward"):
         assert (tmp_path / "run" / stage / "checkpoints" / "last.ckpt").is_file()
         assert (tmp_path / "run" / stage / "checkpoints" / "best.ckpt").is_file()
-        assert list((tmp_path / "run" / stage).glob("version_0/events.*"))
+        assert (tmp_path / "run" / stage / "export" / "model.safetensors").is_file()
+    board = EventAccumulator(str(tmp_path / "run" / "reward" / "version_0"))
+    board.Reload()
+    tags = board.Tags()
+    assert tags["images"] == ["val/samples"] and tags["histograms"] == ["val/margins"]
+    assert "custom_scalars__config__" in tags["tensors"]
+    assert {"train/loss", "train/accuracy/all", "val/longer/all", "val/ece", "val/length_correlation"} <= set(
+        tags["scalars"]
+    )
     capsys.readouterr()
     checkpoint = str(tmp_path / "run" / "reward" / "checkpoints" / "last.ckpt")
     heldout = ["--data.init_args.data_root", str(corpus / "heldout")]
