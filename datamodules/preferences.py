@@ -59,7 +59,8 @@ class MixtureDataModule(L.LightningDataModule):
             sequences share the image: it is encoded once. ``batch_size`` and ``samples_per_epoch`` count items.
         validation_fraction: Share of each set's rows that is held out of training, by a hash of source and id.
         validation_by: ``id`` hashes source and id; ``media`` hashes the images, so that no image is on both sides.
-        bucket: Sort so many batches' items by length before they are cut into batches, against padding. 0: do not.
+        bucket: Sort so many batches' items by length class (powers of two) before they are cut into batches, against
+            padding. 0: do not.
         pad_to_multiple_of: Round padded lengths up.
         cache_encoded_mb: Keep encoded comparisons and media in memory, about so many MiB in each loading process.
         num_workers: Processes that load; 0 loads in the training process.

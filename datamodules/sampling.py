@@ -71,8 +71,9 @@ class MixtureBatches:
         seed: Seed of the order.
         rank, world_size: This process, and how many there are.
         costs: Length of each item, for bucketing.
-        bucket: Number of global batches in which items are sorted by length before they are cut into batches; the
-            batches are then shuffled. 0 is no bucketing.
+        bucket: Number of global batches in which items are sorted by length class before they are cut into batches;
+            the batches are then shuffled. A class is a power of two: an exact sort would fill a batch with one kind of
+            question, which trains badly. 0 is no bucketing.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class MixtureBatches:
         for start in range(0, len(batches), self.bucket):
             window = batches[start : start + self.bucket]
             items = np.concatenate(window)
-            items = items[np.argsort(costs[items], kind="stable")]
+            items = items[np.argsort(np.log2(costs[items] + 1).astype(np.int64), kind="stable")]
             sorted_batches.extend(np.split(items, np.cumsum([len(batch) for batch in window])[:-1]))
         return [sorted_batches[i] for i in rng.permutation(len(sorted_batches))]
 

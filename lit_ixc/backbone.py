@@ -11,8 +11,6 @@ from typing import Any, Literal, cast
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
 
 from lit_ixc.attention import tree_mask
@@ -162,20 +160,6 @@ def merge_lora(model: IXC25Model) -> None:
         if hasattr(module, "merge") and isinstance(getattr(module, "base_layer", None), PLoRALinear):
             module.merge()
             model.set_submodule(name, module.get_base_layer())
-
-
-def shard(model: IXC25Model, mesh: DeviceMesh, compute_dtype: Dtype | None) -> None:
-    """Split the weights over the data-parallel ranks (FSDP2): each decoder layer is gathered when it runs.
-
-    The vision tower stays in the root's group, which every batch gathers: a rank whose batch has no image skips it.
-
-    Args:
-        compute_dtype: Type of the gathered weights and of the arithmetic; the shards keep the type they have.
-    """
-    policy = MixedPrecisionPolicy(param_dtype=getattr(torch, compute_dtype) if compute_dtype else None)
-    for layer in model.model.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
 def without_lm_head(model: IXC25ForConditionalGeneration) -> IXC25Model:

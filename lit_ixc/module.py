@@ -7,9 +7,8 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch.distributed.fsdp import fully_shard
 
-from lit_ixc.backbone import BackboneSource, Dtype, Lora, add_lora, freeze, merge_lora, shard
+from lit_ixc.backbone import BackboneSource, Lora, add_lora, freeze, merge_lora
 from lit_ixc.ixc25.model import IXC25Model
 from lit_ixc.optim import Schedule, adamw_with_schedule, decay_groups
 from lit_ixc.records import UserError
@@ -25,7 +24,6 @@ class BackboneModule(L.LightningModule):
         freeze_language: Keep the language model as it is (a probe: only a head trains).
         lora: Adapters on the language model instead of full training.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
-        compute_dtype: Under ``ModelParallelStrategy`` (FSDP2), compute in this type; weights and optimizer keep theirs.
         lr: Peak learning rate.
         vision_lr_scale: Factor on the rate of vision tower and projector where they train.
         betas: AdamW's decay rates.
@@ -45,7 +43,6 @@ class BackboneModule(L.LightningModule):
         freeze_language: bool = False,
         lora: Lora | None = None,
         gradient_checkpointing: bool = False,
-        compute_dtype: Dtype | None = None,
         lr: float = 1e-5,
         vision_lr_scale: float = 1.0,
         betas: tuple[float, float] = (0.9, 0.95),
@@ -65,7 +62,7 @@ class BackboneModule(L.LightningModule):
             freeze_language,
         )
         self.lr, self.vision_lr_scale, self.betas, self.weight_decay = lr, vision_lr_scale, betas, weight_decay
-        self.warmup_ratio, self.schedule, self.compute_dtype = warmup_ratio, schedule, compute_dtype
+        self.warmup_ratio, self.schedule = warmup_ratio, schedule
 
     def configure_model(self) -> None:
         """Build everything that has weights; the Trainer calls it under its strategy before each stage."""
@@ -73,11 +70,6 @@ class BackboneModule(L.LightningModule):
             return
         self.build()
         self.train()
-        if (mesh := self.device_mesh) is not None:
-            shard(self.model, mesh["data_parallel"], self.compute_dtype)
-            for head in self.children():  # small, but their gradients must be averaged over the ranks too
-                if head is not self.model and any(True for _ in head.parameters()):
-                    fully_shard(head, mesh=mesh["data_parallel"])
 
     def build(self) -> None:
         """Load the backbone and settle what of it trains."""

@@ -24,7 +24,7 @@ def decay_groups(module: nn.Module, lr: float, weight_decay: float, scales: dict
         if parameter.requires_grad:
             matching = [prefix for prefix in scales if name.startswith(prefix)]
             scale = scales[max(matching, key=len)] if matching else 1.0
-            groups.setdefault((scale, parameter.squeeze().ndim >= 2), []).append(parameter)
+            groups.setdefault((scale, sum(size > 1 for size in parameter.shape) >= 2), []).append(parameter)
     return [
         {"params": parameters, "lr": lr * scale, "weight_decay": weight_decay if decays else 0.0}
         for (scale, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
