@@ -13,8 +13,8 @@ from lit_ixc.batch import (
     EncodedMedia,
     EncodedSequence,
     Ending,
-    shared_prefix_length,
 )
+from lit_ixc.layout import shared_prefix_length
 from lit_ixc.records import Comparison, Message, Prompt, RecordError, TextPart, UserError
 
 TooLong = Literal["drop", "truncate"]
@@ -136,7 +136,8 @@ def cut_answer(sequence: EncodedSequence, max_length: int, min_answer_share: flo
     ids, visual, loss = (
         [*values[:end], *values[sequence.response_end :]] for values in (sequence.ids, sequence.visual, sequence.loss)
     )
-    return EncodedSequence(ids, visual, loss, sequence.response_start, end)
+    axes = None if sequence.axes is None else sequence.axes[:, : len(ids)]  # text alone is cut: positions count on
+    return EncodedSequence(ids, visual, loss, sequence.response_start, end, axes)
 
 
 def shorten_prompt(prompt: Prompt, characters: int) -> Prompt | None:

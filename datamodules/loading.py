@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from datamodules.comparisons import ComparisonDataset, Loaded
 from datamodules.sampling import MixtureBatches, SequentialBatches
-from lit_ixc.batch import ComparisonBatch, collate
+from lit_ixc.batch import ComparisonBatch
+from lit_ixc.layout import collate
 from lit_ixc.records import Comparison, UserError
 
 log = logging.getLogger(__name__)
@@ -22,10 +23,14 @@ KEPT = frozenset({"kept", "truncated_answer", "truncated_prompt"})
 
 
 class Collate:
-    """Loaded items to a batch (None if all were dropped) and the sum of their events."""
+    """Loaded items to a batch (None if all were dropped) and the sum of their events.
 
-    def __init__(self, pad_token_id: int, pad_to_multiple_of: int = 1) -> None:
-        self.pad_token_id, self.pad_to_multiple_of = pad_token_id, pad_to_multiple_of
+    Args:
+        pad_token_id, pad_to_multiple_of, row_tokens: See :func:`lit_ixc.layout.collate`.
+    """
+
+    def __init__(self, pad_token_id: int, pad_to_multiple_of: int = 1, row_tokens: int | None = None) -> None:
+        self.pad_token_id, self.pad_to_multiple_of, self.row_tokens = pad_token_id, pad_to_multiple_of, row_tokens
 
     def __call__(self, items: Sequence[Loaded]) -> tuple[ComparisonBatch | None, dict[tuple[str, str], int]]:
         comparisons = [item.comparison for item in items if item.comparison is not None]
@@ -34,7 +39,7 @@ class Collate:
             events.update(item.events)
         batch = None
         if comparisons:
-            batch = collate(comparisons, self.pad_token_id, pad_to_multiple_of=self.pad_to_multiple_of)
+            batch = collate(comparisons, self.pad_token_id, "right", self.pad_to_multiple_of, self.row_tokens)
         return batch, dict(events)  # pinning memory calls update() on mappings, which doubles a Counter
 
 

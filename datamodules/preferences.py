@@ -71,6 +71,8 @@ class MixtureDataModule(L.LightningDataModule):
             padding. 0: do not.
         shuffle_shards: Shuffle shards, and the rows of so many shards at a time, so that few files are read at once
             (for remote or slow disks). 0: shuffle all rows of a set.
+        row_tokens: Pack the comparisons of a batch into rows of at most so many tokens, against padding; one that is
+            longer has a row of its own. None: a row for each comparison.
         pad_to_multiple_of: Round padded lengths up.
         cache_encoded_mb: Keep encoded comparisons and media in memory, about so many MiB in each loading process.
         num_workers: Processes that load; 0 loads in the training process.
@@ -114,6 +116,7 @@ class MixtureDataModule(L.LightningDataModule):
         validation_by: Literal["id", "media"] = "id",
         bucket: int = 0,
         shuffle_shards: int = 0,
+        row_tokens: int | None = None,
         pad_to_multiple_of: int = 1,
         cache_encoded_mb: int = 0,
         num_workers: int = 0,
@@ -133,6 +136,7 @@ class MixtureDataModule(L.LightningDataModule):
             ("max_length", max_length, 1),
             ("test_max_length", test_max_length, 1),
             ("rows_per_image", rows_per_image, 1),
+            ("row_tokens", row_tokens, 1),
             ("pad_to_multiple_of", pad_to_multiple_of, 1),
             ("max_pixels", max_pixels, 1),
             ("bucket", bucket, 0),
@@ -174,7 +178,11 @@ class MixtureDataModule(L.LightningDataModule):
             rows_per_image,
         )
         self.validation_fraction, self.validation_by, self.bucket = validation_fraction, validation_by, bucket
-        self.pad_to_multiple_of, self.cache_encoded_mb = pad_to_multiple_of, cache_encoded_mb
+        self.row_tokens, self.pad_to_multiple_of, self.cache_encoded_mb = (
+            row_tokens,
+            pad_to_multiple_of,
+            cache_encoded_mb,
+        )
         self.num_workers, self.pin_memory, self.seed = num_workers, pin_memory, seed
         self.cache_dir, self.verify, self.max_pixels = Path(cache_dir) if cache_dir else None, verify, max_pixels
 
@@ -357,7 +365,7 @@ class MixtureDataModule(L.LightningDataModule):
             stage == "train",  # evaluation leaves the place of a dropped row empty
             self.cache_encoded_mb if stage != "test" else 0,
         )
-        collate_fn = Collate(self.processor.pad_token_id, self.pad_to_multiple_of)
+        collate_fn = Collate(self.processor.pad_token_id, self.pad_to_multiple_of, self.row_tokens)
         return ComparisonLoader(stage, dataset, sampler, collate_fn, self.num_workers, self.pin_memory)
 
 

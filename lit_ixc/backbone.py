@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
 
-from lit_ixc.attention import tree_mask
+from lit_ixc import layout
+from lit_ixc.attention import FUNCTION, Kernel, attention_inputs
 from lit_ixc.batch import ComparisonBatch
-from lit_ixc.ixc25.language import PLoRALinear
+from lit_ixc.family import Family
+from lit_ixc.features import FeatureStore, features_of
+from lit_ixc.ixc25.configuration import IXC25Config
+from lit_ixc.ixc25.family import IXC25Family
 from lit_ixc.ixc25.miniature import build, mini_config
 from lit_ixc.ixc25.model import IXC25ForConditionalGeneration, IXC25Model
 from lit_ixc.ixc25.released import from_released
+from lit_ixc.native.model import NativeFamily, load, read_config
 from lit_ixc.records import UserError
 
+log = logging.getLogger(__name__)
+
 Dtype = Literal["float32", "bfloat16", "float16"]
+Attention = Literal["auto", "xformers", "sdpa", "dense", "flex", "separate"]
+
+_REFUSALS: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
 
 
 class BackboneSource(ABC):
     """A way to get a model. Modules call it late, under the strategy that will own the weights."""
 
     @abstractmethod
-    def load(self, lm_head: bool) -> IXC25Model:
+    def load(self, lm_head: bool) -> PreTrainedModel:
         """The model, with its language-model head or without."""
 
 
@@ -46,7 +61,7 @@ class Miniature(BackboneSource):
         self.seed, self.sinusoidal_positions = seed, sinusoidal_positions
         self.config = mini_config(**sizes)
 
-    def load(self, lm_head: bool) -> IXC25Model:
+    def load(self, lm_head: bool) -> PreTrainedModel:
         model = build(self.config, self.seed)
         if self.sinusoidal_positions:
             start_vision(model)
@@ -54,23 +69,59 @@ class Miniature(BackboneSource):
 
 
 class Pretrained(BackboneSource):
-    """A folder written by ``save_pretrained`` (also the ``export`` folder of a training run).
+    """A folder written by ``save_pretrained``: the ``export`` folder of a training run, or any image-text or text model
+    of transformers, e.g. Qwen2.5-VL, Qwen3-VL, InternVL, LLaVA-OneVision, Llama.
 
     Args:
         path: The folder.
         dtype: Floating-point type of the weights.
-        attn_implementation: A name that transformers knows, e.g. ``sdpa`` or ``eager``.
+        attn_implementation: A name that transformers knows, e.g. ``sdpa`` or ``eager``, for the vision tower (the
+            decoder has the module's ``attention``).
+        download: Take ``path`` as a name on the Hugging Face Hub and fetch what is not here yet. Code is never fetched.
     """
 
-    def __init__(self, path: str, dtype: Dtype = "float32", attn_implementation: str = "sdpa") -> None:
+    def __init__(
+        self, path: str, dtype: Dtype = "float32", attn_implementation: str = "sdpa", download: bool = False
+    ) -> None:
         self.path, self.dtype, self.attn_implementation = path, dtype, attn_implementation
+        self.download = download
 
-    def load(self, lm_head: bool) -> IXC25Model:
-        if not (Path(self.path) / "config.json").is_file():
-            raise UserError(f"backbone path = {self.path}: no config.json there; train or export the backbone first")
-        kind = IXC25ForConditionalGeneration if lm_head else IXC25Model
+    def load(self, lm_head: bool) -> PreTrainedModel:
+        if not self.download and not (Path(self.path) / "config.json").is_file():
+            raise UserError(
+                f"backbone path = {self.path}: no config.json there; train or export the backbone first, or set "
+                "download to true to fetch it from the Hugging Face Hub"
+            )
         dtype = getattr(torch, self.dtype)
-        return kind.from_pretrained(self.path, dtype=dtype, attn_implementation=self.attn_implementation)
+        if isinstance(read_config(self.path, self.download), IXC25Config):
+            kind = IXC25ForConditionalGeneration if lm_head else IXC25Model
+            return kind.from_pretrained(self.path, dtype=dtype, attn_implementation=self.attn_implementation)
+        return load(self.path, lm_head, dtype, self.attn_implementation, download=self.download)
+
+
+class RandomWeights(BackboneSource):
+    """An image-text or text model of transformers with random weights, for tests and measurements.
+
+    Args:
+        config: Its configuration: a ``config.json``, or the mapping that one holds.
+        seed: Seed of the weights.
+        dtype: Floating-point type of the weights.
+        attn_implementation: As in ``Pretrained``.
+    """
+
+    def __init__(
+        self,
+        config: str | dict[str, Any],
+        seed: int = 0,
+        dtype: Dtype = "float32",
+        attn_implementation: str = "sdpa",
+    ) -> None:
+        self.config, self.seed, self.dtype, self.attn_implementation = config, seed, dtype, attn_implementation
+
+    def load(self, lm_head: bool) -> PreTrainedModel:
+        if not isinstance(self.config, Mapping) and not Path(self.config).is_file():
+            raise UserError(f"backbone config = {self.config}: no such file; give a config.json or its content")
+        return load(self.config, lm_head, getattr(torch, self.dtype), self.attn_implementation, self.seed)
 
 
 class Released(BackboneSource):
@@ -85,7 +136,7 @@ class Released(BackboneSource):
     def __init__(self, path: str, dtype: Dtype = "bfloat16", attn_implementation: str = "sdpa") -> None:
         self.path, self.dtype, self.attn_implementation = path, dtype, attn_implementation
 
-    def load(self, lm_head: bool) -> IXC25Model:
+    def load(self, lm_head: bool) -> PreTrainedModel:
         model = from_released(self.path, dtype=getattr(torch, self.dtype), with_head=lm_head).model
         model.set_attn_implementation(self.attn_implementation)
         return model
@@ -99,65 +150,171 @@ class Lora:
         rank: Rank r (512 in the released script).
         alpha: Scale; adapters are multiplied by alpha / r.
         dropout: Dropout before the adapters.
-        targets: Names of the linear layers that get adapters.
+        targets: Names of the linear layers that get adapters; None: all of the decoder's.
     """
 
     rank: int = 64
     alpha: float = 64.0
     dropout: float = 0.05
-    targets: tuple[str, ...] = ("wqkv", "wo", "w1", "w2", "w3")
+    targets: tuple[str, ...] | None = None
 
 
-def image_features(model: IXC25Model, batch: ComparisonBatch) -> Tensor | None:
-    """The vectors (N, H) at the batch's visual positions, in order; None without images."""
-    return torch.cat(model.image_features(**batch.media)) if batch.media else None
+def family_of(model: nn.Module) -> Family:
+    """How a model is read."""
+    return IXC25Family() if isinstance(model, IXC25Model) else NativeFamily()
 
 
-def hidden_states(model: IXC25Model, batch: ComparisonBatch, image_embeds: Tensor | None = None) -> Tensor:
-    """Final-norm hidden states (B, T, H) of every token; each image of the batch is encoded once.
+def image_features(model: nn.Module, batch: ComparisonBatch, store: FeatureStore | None = None) -> Tensor | None:
+    """The vectors (N, F) at the batch's visual positions, in order; None without images.
+
+    A frozen encoder sees the media of one prompt at a time, and equal ones once: then what it makes of an image does
+    not depend on the images beside it, so that features out of a store change no number. One that trains sees all media
+    together.
 
     Args:
-        image_embeds: What ``image_features`` gave, where it is known already.
+        model: The backbone.
+        batch: On its device.
+        store: Where features of frozen encoders are kept.
     """
-    images = batch.media if image_embeds is None else {"image_embeds": image_embeds}
-    inputs: dict[str, Any] = {"attention_mask": tree_mask(batch), "position_ids": batch.position, **images}
-    if isinstance(model, IXC25ForConditionalGeneration):
-        inputs |= {"output_hidden_states": True, "logits_to_keep": 1}  # logits are taken where a target stands
-    output = model(batch.input_ids, image_mask=batch.visual, use_cache=False, **inputs)
-    return output.hidden_states[-1] if "hidden_states" in output else output.last_hidden_state
+    used = [media for media in batch.media if media.lengths]
+    if not used:
+        return None
+    family = family_of(model)
+    encode = partial(family.features, model)
+    if any(parameter.requires_grad for parameters in family.parts(model)[1:] for parameter in parameters):
+        return encode(join_media([media.tensors for media in used]))
+    found: dict[str | int, Tensor] = {}
+    with torch.no_grad():
+        for media in used:
+            name = media.key or id(media)
+            if name not in found:
+                found[name] = features_of(media, encode, store, batch.input_ids.device)
+    return torch.cat([found[media.key or id(media)] for media in used])
 
 
-def freeze(model: IXC25Model, vision: bool, projector: bool, language: bool) -> None:
-    """Freeze parts of a backbone. The separators go with the projector: they live in its input space."""
-    parts: list[tuple[bool, Sequence[nn.Parameter]]] = [
-        (vision, list(model.vit.parameters())),
-        (projector, [model.plora_glb_GN, model.plora_sub_GN, *model.vision_proj.parameters()]),
-        (language, list(model.model.parameters())),
-    ]
-    for frozen, parameters in parts:
+def join_media(tensors: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Inputs of the vision encoder of several prompts as one."""
+    names = sorted({name for one in tensors for name in one})
+    return {name: torch.cat([one[name] for one in tensors if name in one]) for name in names}
+
+
+def hidden_states(
+    model: nn.Module, batch: ComparisonBatch, features: Tensor | None = None, attention: Attention = "auto"
+) -> Tensor:
+    """Final-norm hidden states (B, T, H) of every token; the shared prefix and each image are computed once.
+
+    Where a model cannot run a tree, the sequences run one by one, each with its own images, and the states of a shared
+    token are those of the first.
+
+    Args:
+        model: The backbone.
+        batch: On its device.
+        features: What ``image_features`` gave, where it is known already.
+        attention: A kernel of :mod:`lit_ixc.attention`, or ``separate``.
+
+    Raises:
+        UserError: The kernel cannot run here.
+    """
+    family = family_of(model)
+    if refusal(model) is not None:
+        return _own_forward(model, family, batch)
+    if features is None:
+        features = image_features(model, batch)
+    longest = family.longest_tree(model)
+    if attention == "separate" or (longest is not None and max(tree.longest for tree in batch.trees) > longest):
+        return _separate_rows(model, family, batch, features)
+    return _decode(model, family, batch, features, attention)
+
+
+def refusal(model: nn.Module) -> str | None:
+    """Why a model cannot run prefix trees, said once in the log; None if it can."""
+    if model not in _REFUSALS:
+        _REFUSALS[model] = reason = family_of(model).refusal(model)
+        if reason is not None:
+            log.warning("%s runs every sequence alone, without prefix trees: %s", type(model).__name__, reason)
+    return _REFUSALS[model]
+
+
+def _decode(
+    model: nn.Module, family: Family, batch: ComparisonBatch, features: Tensor | None, kernel: Kernel
+) -> Tensor:
+    decoder = cast(PreTrainedModel, family.parts(model).decoder)
+    inputs = attention_inputs(batch, kernel, _compute_dtype(decoder, batch.input_ids.device))
+    if "tree" in inputs:
+        decoder.config._attn_implementation = {"": FUNCTION}  # of the decoder, not of a vision tower under it
+    return family.decode(model, batch, features, **inputs)
+
+
+def _separate_rows(model: nn.Module, family: Family, batch: ComparisonBatch, features: Tensor | None) -> Tensor:
+    """``hidden_states`` with every sequence in a row of its own; images are encoded once all the same."""
+    rows = layout.separate(batch)
+    if features is not None:
+        of_each = features.split([sum(media.lengths) for media in batch.media])
+        features = torch.cat([of_each[number] for number in rows.owner])
+    states = _decode(model, family, rows.batch, features, "auto")  # (S, L, H)
+    return states.flatten(0, 1)[rows.back].view(*batch.input_ids.shape, -1)
+
+
+def _own_forward(model: nn.Module, family: Family, batch: ComparisonBatch) -> Tensor:
+    """``hidden_states`` by the model's own forward pass over plain sequences, each with its own images."""
+    if any(media.features is not None for media in batch.media):
+        raise UserError(f"{type(model).__name__} runs without prefix trees, and so without a feature cache; remove it")
+    rows = layout.separate(batch)
+    tensors = join_media([batch.media[number].tensors for number in rows.owner])
+    counts = (rows.batch.comparison >= 0).long()
+    states = family.separate(model, rows.batch.input_ids, counts, tensors)  # (S, L, H)
+    return states.flatten(0, 1)[rows.back].view(*batch.input_ids.shape, -1)
+
+
+def _compute_dtype(decoder: nn.Module, device: torch.device) -> torch.dtype:
+    """Type of queries and keys."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return next(decoder.parameters()).dtype
+
+
+def freeze(model: nn.Module, vision: bool, projector: bool, language: bool) -> None:
+    """Freeze parts of a backbone."""
+    parts = family_of(model).parts(model)
+    for frozen, parameters in (
+        (vision, parts.vision),
+        (projector, parts.projector),
+        (language, parts.decoder.parameters()),
+    ):
         for parameter in parameters:
             parameter.requires_grad_(not frozen)
 
 
-def add_lora(model: IXC25Model, lora: Lora) -> None:
-    """Put adapters into the language model in place and freeze everything else of it."""
-    for parameter in model.model.parameters():
-        parameter.requires_grad_(False)
-    vision = {name: p.requires_grad for name, p in model.named_parameters() if not name.startswith("model.")}
-    targets = rf"model\.layers\.\d+\..*\.({'|'.join(lora.targets)})"
+def add_lora(model: nn.Module, lora: Lora) -> None:
+    """Put adapters into the language model in place and freeze everything else of it.
+
+    Raises:
+        UserError: ``lora.targets`` names no linear layer of the decoder.
+    """
+    family = family_of(model)
+    decoder = family.parts(model).decoder
+    decoder.requires_grad_(False)  # peft takes PLoRA's parameters for its own and would leave them as they are
+    own = {id(parameter) for parameter in decoder.parameters()}
+    others = {name: p.requires_grad for name, p in model.named_parameters() if id(p) not in own}
+    path = next(name for name, module in model.named_modules() if module is decoder)
+    names = lora.targets if lora.targets is not None else family.lora_targets(model)
+    linear = {name.rsplit(".", 1)[-1] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
+    if unknown := sorted(set(names) - linear):
+        raise UserError(f"lora.targets = {unknown}: no such linear layers here; there are {', '.join(sorted(linear))}")
+    targets = rf"{re.escape(path + '.') if path else ''}(.*\.)?({'|'.join(names)})"
     config = LoraConfig(
         r=lora.rank, lora_alpha=cast(int, lora.alpha), lora_dropout=lora.dropout, target_modules=targets
     )
     inject_adapter_in_model(config, model)
     for name, parameter in model.named_parameters():  # peft freezes all that is no adapter
-        if name in vision:
-            parameter.requires_grad_(vision[name])
+        if name in others:
+            parameter.requires_grad_(others[name])
 
 
-def merge_lora(model: IXC25Model) -> None:
+def merge_lora(model: nn.Module) -> None:
     """Fold adapters into the weights in place and remove them; a model without adapters is left as it is."""
     for name, module in list(model.named_modules()):
-        if hasattr(module, "merge") and isinstance(getattr(module, "base_layer", None), PLoRALinear):
+        if hasattr(module, "merge") and isinstance(getattr(module, "base_layer", None), nn.Linear):
             module.merge()
             model.set_submodule(name, module.get_base_layer())
 

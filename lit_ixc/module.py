@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from lit_ixc.backbone import BackboneSource, Lora, add_lora, freeze, merge_lora
-from lit_ixc.ixc25.model import IXC25Model
+from lit_ixc.backbone import (
+    Attention,
+    BackboneSource,
+    Lora,
+    add_lora,
+    family_of,
+    freeze,
+    hidden_states,
+    image_features,
+    merge_lora,
+)
+from lit_ixc.batch import ComparisonBatch
+from lit_ixc.features import FeatureStore
 from lit_ixc.optim import Schedule, adamw_with_schedule, decay_groups
 from lit_ixc.records import UserError
 
@@ -39,6 +51,9 @@ class BackboneModule(L.LightningModule):
         freeze_language: Keep the language model as it is (a probe: only a head trains).
         lora: Adapters on the language model instead of full training.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        attention: How the decoder attends over prefix trees: ``auto`` takes xformers on a GPU that it has kernels for,
+            else sdpa; ``separate`` runs every sequence alone, for comparison.
+        compile: Compile the decoder's layers (``torch.compile``), each on first use.
         lr: Peak learning rate.
         vision_lr_scale: Factor on the rate of vision tower and projector where they train.
         betas: AdamW's decay rates.
@@ -48,7 +63,8 @@ class BackboneModule(L.LightningModule):
     """
 
     needs_lm_head = False
-    model: IXC25Model
+    model: PreTrainedModel
+    feature_store: FeatureStore | None = None  # set by the callback CacheFeatures
     _random_state: list[Tensor] | None = None
 
     def __init__(
@@ -59,6 +75,8 @@ class BackboneModule(L.LightningModule):
         freeze_language: bool = False,
         lora: Lora | None = None,
         gradient_checkpointing: bool = False,
+        attention: Attention = "auto",
+        compile: bool = False,
         lr: float = 1e-5,
         vision_lr_scale: float = 1.0,
         betas: tuple[float, float] = (0.9, 0.95),
@@ -77,6 +95,7 @@ class BackboneModule(L.LightningModule):
             freeze_projector,
             freeze_language,
         )
+        self.attention, self.compile_layers = attention, compile
         self.lr, self.vision_lr_scale, self.betas, self.weight_decay = lr, vision_lr_scale, betas, weight_decay
         self.warmup_ratio, self.schedule = warmup_ratio, schedule
 
@@ -95,9 +114,22 @@ class BackboneModule(L.LightningModule):
             add_lora(self.model, self.lora)
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
+        if self.compile_layers:
+            for layer in cast(nn.ModuleList, family_of(self.model).parts(self.model).decoder.layers):
+                layer.compile()
+
+    def image_features(self, batch: ComparisonBatch) -> Tensor | None:
+        """The vectors (N, F) at the batch's visual positions, from the feature store where there is one."""
+        return image_features(self.model, batch, self.feature_store)
+
+    def hidden_states(self, batch: ComparisonBatch, features: Tensor | None = None) -> Tensor:
+        """Final-norm hidden states (B, T, H) over the batch's prefix trees; ``features`` where they are known."""
+        features = self.image_features(batch) if features is None else features
+        return hidden_states(self.model, batch, features, self.attention)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        scales = {name: self.vision_lr_scale for name in ("model.vit.", "model.vision_proj.", "model.plora_")}
+        _, vision, projector = family_of(self.model).parts(self.model)
+        scales = {parameter: self.vision_lr_scale for parameter in (*vision, *projector)}
         groups = decay_groups(self, self.lr, self.weight_decay, scales)
         if not groups:
             raise UserError("nothing trains: set freeze_language, freeze_projector or freeze_vision to false")

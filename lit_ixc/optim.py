@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from torch import nn
@@ -13,18 +13,19 @@ from torch.optim.lr_scheduler import LambdaLR
 Schedule = Literal["cosine", "linear", "constant"]
 
 
-def decay_groups(module: nn.Module, lr: float, weight_decay: float, scales: dict[str, float]) -> list[dict[str, Any]]:
+def decay_groups(
+    module: nn.Module, lr: float, weight_decay: float, scales: Mapping[nn.Parameter, float]
+) -> list[dict[str, Any]]:
     """Parameter groups of the trainable parameters: matrices decay; biases, norms and other vectors do not.
 
     Args:
-        scales: Learning-rate factor by prefix of the parameter name; the longest matching prefix counts.
+        scales: Learning-rate factor of parameters that have one other than 1.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for name, parameter in module.named_parameters():
+    for parameter in module.parameters():
         if parameter.requires_grad:
-            matching = [prefix for prefix in scales if name.startswith(prefix)]
-            scale = scales[max(matching, key=len)] if matching else 1.0
-            groups.setdefault((scale, sum(size > 1 for size in parameter.shape) >= 2), []).append(parameter)
+            matrix = sum(size > 1 for size in parameter.shape) >= 2
+            groups.setdefault((scales.get(parameter, 1.0), matrix), []).append(parameter)
     return [
         {"params": parameters, "lr": lr * scale, "weight_decay": weight_decay if decays else 0.0}
         for (scale, decays), parameters in sorted(groups.items(), key=lambda item: item[0])

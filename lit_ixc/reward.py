@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lit_ixc.backbone import BackboneSource, hidden_states
+from lit_ixc.backbone import BackboneSource
 from lit_ixc.batch import ComparisonBatch
 from lit_ixc.heads import LastToken, LinearHead, RewardHead
 from lit_ixc.losses import BradleyTerry, PreferenceLoss, comparison_nll
@@ -48,11 +48,11 @@ class RewardModule(BackboneModule):
 
     def build(self) -> None:
         super().build()
-        self.head = self.head_factory(self.model.config.hidden_size)
+        self.head = self.head_factory(self.model.get_input_embeddings().weight.shape[1])
 
     def forward(self, batch: ComparisonBatch) -> Tensor:
         """Scores (C, K) in fp32, 0 where a comparison has no k-th response."""
-        return self.head(hidden_states(self.model, batch), batch)
+        return self.head(self.hidden_states(batch), batch)
 
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> TrainOutput:
         scores = self(batch)

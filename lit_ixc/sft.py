@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lit_ixc.backbone import BackboneSource, hidden_states, image_features
+from lit_ixc.backbone import BackboneSource, family_of
 from lit_ixc.batch import ComparisonBatch
 from lit_ixc.losses import sft_loss
 from lit_ixc.metrics import GroupMean
@@ -70,37 +70,43 @@ class SFTModule(BackboneModule):
         self.token_loss = GroupMean()
         self.exact_match = GroupMean()
 
-    def targets(self, batch: ComparisonBatch, image_embeds: Tensor | None = None) -> Targets:
+    def targets(self, batch: ComparisonBatch, features: Tensor | None = None) -> Targets:
         """Predict every supervised token from the hidden state of the token before it in its own sequence."""
-        hidden = hidden_states(self.model, batch, image_embeds)  # (B, T, H)
-        row, column = batch.loss.nonzero(as_tuple=True)
-        logits = self.model.get_output_embeddings()(hidden[row, batch.parent[row, column]]).float()  # (N, V)
-        ids = batch.input_ids[row, column]
+        hidden = self.hidden_states(batch, features)  # (B, T, H)
+        at = batch.target_rows  # (N,), flat
+        row = at // hidden.shape[1]
+        logits = self.model.get_output_embeddings()(hidden[row, batch.parent.flatten()[at]]).float()  # (N, V)
+        ids, comparison, segment, response = (
+            field.flatten()[at] for field in (batch.input_ids, batch.comparison, batch.segment, batch.response)
+        )
         logprobs = logits.log_softmax(dim=-1).gather(1, ids[:, None]).squeeze(1)
-        comparison, segment = batch.comparison[row, column], batch.segment[row, column]
         weights = torch.where(segment == 0, batch.exists.sum(dim=1)[comparison], 1)
-        return Targets(logprobs, logits.argmax(-1) == ids, weights, comparison, segment, batch.response[row, column])
+        return Targets(logprobs, logits.argmax(-1) == ids, weights, comparison, segment, response)
 
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> TrainOutput:
-        image_embeds = image_features(self.model, batch) if self.image_words_weight else None
-        targets = self.targets(batch, image_embeds)
+        features = self.image_features(batch)
+        targets = self.targets(batch, features)
         loss = sft_loss(targets.logprobs, targets.weights)
         self.log("train/loss", loss, prog_bar=True, batch_size=batch.size)
-        if image_embeds is not None:
-            words = self.image_words_loss(image_embeds, batch)
+        if features is not None and self.image_words_weight:
+            words = self.image_words_loss(features, batch)
             self.log("train/image_words", words, batch_size=batch.size)
             loss = loss + self.image_words_weight * words
         return TrainOutput(loss=loss, losses=targets.mean_nll(batch.size))
 
-    def image_words_loss(self, image_embeds: Tensor, batch: ComparisonBatch) -> Tensor:
+    def image_words_loss(self, features: Tensor, batch: ComparisonBatch) -> Tensor:
         """Mean negative log-probability of the answers' words given the mean visual feature of their images."""
-        owner = batch.comparison[batch.visual]  # (N,) comparison of each visual token
-        count = owner.bincount(minlength=batch.size)  # (C,)
-        total = image_embeds.new_zeros(batch.size, image_embeds.shape[-1]).index_add(0, owner, image_embeds)
+        norm = cast(nn.Module, family_of(self.model).parts(self.model).decoder.norm)
+        embedding = self.model.get_input_embeddings().weight
+        features = features[:, : embedding.shape[1]]  # what deeper layers get stands behind
+        owner = batch.comparison.flatten()[batch.visual_rows]  # (N,) comparison of each visual token
+        count = torch.zeros(batch.size, device=owner.device).index_add(0, owner, torch.ones_like(owner).float())  # (C,)
+        total = features.new_zeros(batch.size, features.shape[-1]).index_add(0, owner, features)
         mean = total / count.clamp(min=1)[:, None]  # (C, H)
-        logprobs = self.model.get_output_embeddings()(self.model.model.norm(mean)).float().log_softmax(dim=-1)
-        word = batch.loss & (count > 0)[batch.comparison]  # (B, T)
-        return -logprobs[batch.comparison[word], batch.input_ids[word]].mean()
+        logprobs = self.model.get_output_embeddings()(norm(mean)).float().log_softmax(dim=-1)
+        word, its = batch.input_ids.flatten()[batch.target_rows], batch.comparison.flatten()[batch.target_rows]
+        about_image = (count > 0)[its]  # (M,)
+        return -(logprobs[its, word] * about_image).sum() / about_image.sum()
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         targets = self.targets(batch)

@@ -7,37 +7,37 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_ixc.batch import collate, shared_prefix_length, tree_row
+from lit_ixc.layout import collate, shared_prefix_length, tree_row
 from tests.trees import comparison, random_comparison, sequence
 
 
 def test_layout_of_two_answers_that_begin_alike() -> None:
     # prompt 10 11, answers (20 21) and (20 22 23): the prefix is 10 11 20, then "21 4 2 318" and "22 23 4 2 318"
     row = tree_row([sequence([10, 11], [20, 21]), sequence([10, 11], [20, 22, 23])])
-    assert row.ids == [10, 11, 20, 21, 4, 2, 318, 22, 23, 4, 2, 318]
-    assert row.segment == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2]
-    assert row.position == [0, 1, 2, 3, 4, 5, 6, 3, 4, 5, 6, 7]
-    assert row.parent == [-1, 0, 1, 2, 3, 4, 5, 2, 7, 8, 9, 10]
-    assert row.response == [False, False] + [True] * 10
-    assert row.loss == [False, False, True, True, True, True, False, True, True, True, True, False]
+    assert row.ids.tolist() == [10, 11, 20, 21, 4, 2, 318, 22, 23, 4, 2, 318]
+    assert row.segment.tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2]
+    assert row.position.tolist() == [0, 1, 2, 3, 4, 5, 6, 3, 4, 5, 6, 7]
+    assert row.parent.tolist() == [-1, 0, 1, 2, 3, 4, 5, 2, 7, 8, 9, 10]
+    assert row.response.tolist() == [False, False] + [True] * 10
+    assert row.loss.tolist() == [False, False, True, True, True, True, False, True, True, True, True, False]
 
 
 def test_single_sequence_splits_at_its_response() -> None:
     row = tree_row([sequence([10, 11], [20])])
-    assert row.segment == [0, 0, 1, 1, 1, 1]
-    assert row.parent == [-1, 0, 1, 2, 3, 4]
+    assert row.segment.tolist() == [0, 0, 1, 1, 1, 1]
+    assert row.parent.tolist() == [-1, 0, 1, 2, 3, 4]
 
 
 def test_equal_answers_keep_a_token_each() -> None:
     one = sequence([10], [20])
     assert shared_prefix_length([one, one]) == 4  # of 5 tokens: 10 20 4 2 | 318
-    assert tree_row([one, one]).segment == [0, 0, 0, 0, 1, 2]
+    assert tree_row([one, one]).segment.tolist() == [0, 0, 0, 0, 1, 2]
 
 
 def test_no_shared_token_at_all() -> None:
     row = tree_row([sequence([], [20]), sequence([], [30])])
-    assert row.segment == [1] * 4 + [2] * 4
-    assert row.parent == [-1, 0, 1, 2, -1, 4, 5, 6]
+    assert row.segment.tolist() == [1] * 4 + [2] * 4
+    assert row.parent.tolist() == [-1, 0, 1, 2, -1, 4, 5, 6]
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

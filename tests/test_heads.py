@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_ixc.batch import ComparisonBatch, collate
+from lit_ixc.batch import ComparisonBatch
 from lit_ixc.heads import (
     AttentionPooling,
     LastToken,
@@ -17,6 +17,7 @@ from lit_ixc.heads import (
     ResponseMean,
     RewardToken,
 )
+from lit_ixc.layout import collate
 from lit_ixc.records import UserError
 from tests.trees import REWARD_TOKEN, comparison
 

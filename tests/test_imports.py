@@ -9,11 +9,22 @@ from pathlib import Path
 import pytest
 
 #: What `datamodules` may use of the library, and what `lit_ixc.ixc25` may use outside itself.
-LEAVES = {"lit_ixc.records", "lit_ixc.batch"}
+LEAVES = {"lit_ixc.records", "lit_ixc.batch", "lit_ixc.layout", "lit_ixc.family"}
 #: Files that may name `datamodules`: the command line, by import path in a string or an import.
 JOINTS = {"lit_ixc/cli.py", "lit_ixc/training_cli.py", "lit_ixc/pair_cli.py"}
 #: Leaf files: nothing of the library but other leaves.
-LIBRARY_LEAVES = {"records", "batch", "attention", "heads", "losses", "metrics", "optim", "advantages"}
+LIBRARY_LEAVES = {
+    "records",
+    "batch",
+    "layout",
+    "family",
+    "attention",
+    "heads",
+    "losses",
+    "metrics",
+    "optim",
+    "advantages",
+}
 
 
 def imports(source: str, module: str) -> Iterator[str]:

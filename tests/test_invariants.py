@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lit_ixc.backbone import hidden_states, without_lm_head
-from lit_ixc.batch import EncodedComparison, collate
+from lit_ixc.batch import EncodedComparison
 from lit_ixc.heads import AttentionPooling, LastToken, LinearHead, MeanAllTokens, Pooling, ResponseMean, RewardToken
 from lit_ixc.ixc25.miniature import build, tiny_config
 from lit_ixc.ixc25.model import IXC25Model
+from lit_ixc.layout import collate
 from lit_ixc.losses import bradley_terry, centring
 from tests.trees import REWARD_TOKEN, comparison, media, random_comparison, separately
 

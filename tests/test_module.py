@@ -13,10 +13,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lit_ixc.backbone import BackboneSource, Lora, Miniature, Pretrained, hidden_states, image_features, without_lm_head
-from lit_ixc.batch import ComparisonBatch, collate
+from lit_ixc.batch import ComparisonBatch
 from lit_ixc.heads import MeanAllTokens, MLPHead
 from lit_ixc.ixc25.miniature import build, tiny_config
 from lit_ixc.ixc25.model import IXC25Model
+from lit_ixc.layout import collate
 from lit_ixc.optim import adamw_with_schedule, decay_groups
 from lit_ixc.records import UserError
 from lit_ixc.reward import RewardModule
@@ -159,7 +160,7 @@ class Toy(nn.Module):
 
 def test_decay_groups() -> None:
     toy = Toy()
-    groups = decay_groups(toy, lr=1.0, weight_decay=0.1, scales={"vit": 0.5})
+    groups = decay_groups(toy, lr=1.0, weight_decay=0.1, scales={parameter: 0.5 for parameter in toy.vit.parameters()})
     found = {(group["lr"], group["weight_decay"]): group["params"] for group in groups}
     assert {id(p) for p in found[0.5, 0.1]} == {id(toy.vit.weight)}
     assert {id(p) for p in found[0.5, 0.0]} == {id(toy.vit.bias)}

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lit_ixc.backbone import BackboneSource
-from lit_ixc.batch import collate
 from lit_ixc.ixc25.miniature import build, tiny_config
 from lit_ixc.ixc25.model import IXC25ForConditionalGeneration, IXC25Model
+from lit_ixc.layout import collate
 from lit_ixc.losses import sft_loss
 from lit_ixc.sft import SFTModule, exact_match
 from tests.trees import IMAGE_TOKEN, comparison, media, random_comparison, separately, sequence

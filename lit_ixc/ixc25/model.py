@@ -100,6 +100,7 @@ class IXC25Model(PreTrainedModel):
         image_grid: Tensor | None = None,
         image_mask: Tensor | None = None,
         image_embeds: Tensor | None = None,
+        image_rows: Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         **kwargs: Any,
@@ -117,6 +118,8 @@ class IXC25Model(PreTrainedModel):
             image_mask: (B, T) bool, True at visual positions, in the order of the images. Without it: where
                 `input_ids` equals `image_token_id`; nowhere in a decoding step.
             image_embeds: (N, H) results of `image_features`, concatenated, instead of `pixel_values`.
+            image_rows: (N,) the indices of `image_mask` in the flattened (B*T) tokens, instead of it: finding them on a
+                GPU makes the host wait.
             use_cache: whether to return a cache; `config.use_cache` decides without it, never while training.
             output_hidden_states: whether to return L + 1 hidden states, the last one after the final norm.
             kwargs: handed to the attention function.
@@ -134,10 +137,11 @@ class IXC25Model(PreTrainedModel):
                 raise ValueError("pixel_values needs image_grid and excludes image_embeds")
             image_embeds = torch.cat(self.image_features(pixel_values, image_grid))
         past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
-        if image_mask is None and input_ids is not None and (image_embeds is not None or past_length == 0):
-            image_mask = input_ids == self.config.image_token_id
         embeddings = self.model.tok_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        image_rows = _true_rows(image_mask, embeddings.device)
+        if image_rows is None:
+            if image_mask is None and input_ids is not None and (image_embeds is not None or past_length == 0):
+                image_mask = input_ids == self.config.image_token_id
+            image_rows = _true_rows(image_mask, embeddings.device)
         if image_embeds is not None:
             embeddings = _place(embeddings, image_embeds, image_rows)
         elif len(image_rows) and inputs_embeds is None:

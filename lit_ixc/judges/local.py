@@ -9,6 +9,7 @@ from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from lit_ixc.backbone import BackboneSource, hidden_states
 from lit_ixc.batch import (
@@ -17,12 +18,10 @@ from lit_ixc.batch import (
     EncodedComparison,
     EncodedMedia,
     EncodedSequence,
-    collate,
-    shared_prefix_length,
 )
-from lit_ixc.ixc25.model import IXC25Model
 from lit_ixc.judges.interface import Judgement, OnFailure, Question, Usage, Vote, decide, vote_of
 from lit_ixc.judges.prompts import ONE_LETTER, Template, load_template, pairwise_prompt
+from lit_ixc.layout import collate, shared_prefix_length
 from lit_ixc.records import Prompt, RecordError, UserError, text_message
 
 
@@ -83,7 +82,7 @@ class LocalJudge:
         self.usage = Usage()
 
     @cached_property
-    def model(self) -> IXC25Model:
+    def model(self) -> PreTrainedModel:
         """The model itself, loaded on first use."""
         return self.backbone.load(lm_head=True).to(self.device).eval()
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.encoding import Encoded, chosen_answer, encode, merge, shorten_prompt
-from lit_ixc.batch import EncodedComparison, Ending, tree_row
+from lit_ixc.batch import EncodedComparison, Ending
+from lit_ixc.layout import tree_row
 from lit_ixc.records import Comparison, ImagePart, Message, Prompt, TextPart, UserError, text_message
 
 PICTURE = ImagePart("x.png", png((9, 8, 7)))
@@ -171,7 +172,7 @@ def test_merged_rows_share_the_visual_prefix() -> None:
     assert (merged.id, merged.ranks, merged.lengths) == ("id+id+id", (0, 0, 0), (3, 2, 3))
     tree = tree_row(merged.sequences)
     # 4 visual tokens and the user header stand once; of each row's own tokens nothing is lost
-    assert tree.segment.count(0) == 5 and tree.visual.count(True) == 4
+    assert (tree.segment == 0).sum() == 5 and tree.visual.sum() == 4
     for number, row in enumerate(rows, start=1):
         own = [i for i, segment in enumerate(tree.segment) if segment == number]
         assert [tree.ids[i] for i in own] == row.sequences[0].ids[5:]

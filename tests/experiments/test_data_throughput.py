@@ -78,8 +78,9 @@ def test_stages_make_the_batch_of_the_loader(
         clock = reading.StageClock()
         (walked,) = reading.walk(sets[kind], order, processor, ROWS, clock)
         assert walked.ids == loaded.ids and torch.equal(walked.input_ids, loaded.input_ids)
-        assert walked.media.keys() == loaded.media.keys() and bool(walked.media) == (kind != "text")
-        assert all(torch.equal(walked.media[name], loaded.media[name]) for name in walked.media)
+        for one, other in zip(walked.media, loaded.media, strict=True):
+            assert one.tensors.keys() == other.tensors.keys() and bool(one.tensors) == (kind != "text")
+            assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
         assert {*reading.STAGES} <= clock.keys() and all(clock[stage] > 0 for stage in reading.STAGES)
         if kind == "video":
             break  # IXC-2.5's montage of 1120-pixel frames takes long

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lit_ixc.batch import EncodedComparison, EncodedMedia, EncodedSequence, collate, shared_prefix_length
+from lit_ixc.batch import EncodedComparison, EncodedMedia, EncodedSequence
 from lit_ixc.ixc25.image import IXC25ImageProcessor
 from lit_ixc.ixc25.layout import interleave
 from lit_ixc.ixc25.processing import IXC25Processor
 from lit_ixc.ixc25.tokenizer import train_tokenizer
+from lit_ixc.layout import collate, shared_prefix_length
 from lit_ixc.records import ImagePart, Message, Prompt, RecordError, TextPart, VideoPart, text_message
 
 TOKENIZER = train_tokenizer(["What is it? user assistant system yes no\n"], 280)
@@ -145,7 +146,7 @@ def test_responses_share_the_prompt_and_its_media() -> None:
     comparison = EncodedComparison("1", "d", "s", "image", sequences, media, (0, 1, 2), None, (3, 2, 4))
     batch = collate([comparison], p.pad_token_id)
     assert batch.visual.sum() == 6 and (batch.input_ids[batch.visual] == p.image_token_id).all()
-    assert batch.media["pixel_values"].shape == (3, 3, 28, 28)
+    assert batch.media[0].tensors["pixel_values"].shape == (3, 3, 28, 28)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"]), min_size=1))

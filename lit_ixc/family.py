@@ -1,0 +1,79 @@
+"""What the training modules need to know of a model family: IXC-2.5, and the native models of transformers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from lit_ixc.batch import ComparisonBatch
+
+
+class Parts(NamedTuple):
+    """The parts of a model without its language-model head; each parameter belongs to one of them.
+
+    Args:
+        decoder: The language model's decoder with its token embedding.
+        vision: Parameters of the vision tower.
+        projector: Parameters between the tower and the decoder, separator and newline vectors included.
+    """
+
+    decoder: nn.Module
+    vision: tuple[nn.Parameter, ...]
+    projector: tuple[nn.Parameter, ...]
+
+
+class Family(ABC):
+    """How a family of models is read.
+
+    Shapes: B rows, T tokens, H width of the decoder, S sequences of at most L tokens, N visual tokens.
+    """
+
+    @abstractmethod
+    def parts(self, model: nn.Module) -> Parts:
+        """The parts of a model."""
+
+    @abstractmethod
+    def lora_targets(self, model: nn.Module) -> tuple[str, ...]:
+        """Names of the decoder's linear layers, without the path to them."""
+
+    @abstractmethod
+    def features(self, model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
+        """Encode images and videos.
+
+        Args:
+            tensors: What the processor's ``encode_media`` gave, of one prompt or of several joined along dimension 0.
+                Tensors of whole numbers may be on the host.
+
+        Returns:
+            (N, F) what stands at the visual positions, in reading order. F is H, or a multiple of it where deeper
+            layers of the decoder get features too.
+        """
+
+    @abstractmethod
+    def decode(self, model: nn.Module, batch: ComparisonBatch, features: Tensor | None, **attention: Any) -> Tensor:
+        """Hidden states (B, T, H) after the final norm.
+
+        Args:
+            features: What :meth:`features` gave for the media of the batch.
+            attention: ``attention_mask`` and, for a tree kernel, ``tree``, handed on to the decoder.
+        """
+
+    @abstractmethod
+    def separate(self, model: nn.Module, ids: Tensor, attention_mask: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        """Hidden states (S, L, H) of plain sequences, by the model's own forward pass: no tree, nothing shared.
+
+        Args:
+            ids: (S, L) tokens, padded on the right.
+            attention_mask: (S, L) 1 at tokens.
+            tensors: The media of every sequence, those of equal prompts repeated.
+        """
+
+    def refusal(self, model: nn.Module) -> str | None:
+        """Why a model cannot run prefix trees; None if it can."""
+        return None
+
+    def longest_tree(self, model: nn.Module) -> int | None:
+        """Tokens of the longest sequence that a tree may hold; None: any."""
+        return None

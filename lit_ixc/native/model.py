@@ -1,0 +1,286 @@
+"""Any image-text or text model of transformers as a backbone: its parts, its features, its decoder over prefix trees.
+
+Nothing here knows a model family by name. What differs between them is asked of transformers: the decoder and the
+vision tower (``get_decoder``, ``get_encoder``), the features (``get_image_features``) and the names of arguments.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_MAPPING,
+)
+
+from lit_ixc.batch import ComparisonBatch
+from lit_ixc.family import Family, Parts
+from lit_ixc.native.refusal import reach, refusal
+from lit_ixc.records import UserError
+
+#: Modules inside a vision tower that bring its output to the decoder's width: the projector of the Qwen-VL family.
+_MERGER = re.compile(r"(^|\.)(deepstack_)?merger(_list)?\.")
+
+
+def base_of(model: nn.Module) -> PreTrainedModel:
+    """The model without its language-model head; the model itself where it has none."""
+    return cast(PreTrainedModel, cast(PreTrainedModel, model).base_model)
+
+
+def argument_names(function: Callable[..., Any]) -> set[str]:
+    """Names of a function's parameters."""
+    return set(inspect.signature(function).parameters)
+
+
+def model_class(config: PreTrainedConfig, lm_head: bool) -> type[PreTrainedModel]:
+    """The class of an image-text model, or of a causal language model, with its head or without.
+
+    Raises:
+        UserError: transformers has no such model for this configuration.
+    """
+    for mapping in (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING):
+        if type(config) in mapping and type(config) in MODEL_MAPPING:
+            return (mapping if lm_head else MODEL_MAPPING)[type(config)]
+    raise UserError(
+        f"backbone model_type = {config.model_type!r}: transformers has neither an image-text model nor a causal "
+        "language model of this type; choose a model that AutoModelForImageTextToText or AutoModelForCausalLM loads"
+    )
+
+
+class NativeFamily(Family):
+    """Image-text models (``AutoModelForImageTextToText``) and text models (``AutoModelForCausalLM``) of transformers.
+
+    Methods take the model with its language-model head or without.
+    """
+
+    def parts(self, model: nn.Module) -> Parts:
+        """Decoder, parameters of the vision tower, and all other parameters of the headless model as the projector.
+
+        Raises:
+            UserError: The decoder or the vision tower cannot be found.
+        """
+        base = base_of(model)
+        decoder = base.get_decoder()
+        if decoder is base:
+            return Parts(decoder, (), ())
+        tower = base.get_encoder(modality="image")
+        if tower is base or tower is decoder or not isinstance(decoder, nn.Module):
+            raise UserError(
+                f"backbone of class {type(base).__name__}: its decoder and its vision tower are not where transformers "
+                "keeps them (get_decoder, get_encoder), so that they cannot be frozen; choose another model"
+            )
+        language = {id(parameter) for parameter in decoder.parameters()}
+        vision = {id(parameter) for name, parameter in tower.named_parameters() if not _MERGER.search(name)}
+        rest = [parameter for parameter in base.parameters() if id(parameter) not in language]
+        return Parts(
+            decoder,
+            tuple(parameter for parameter in rest if id(parameter) in vision),
+            tuple(parameter for parameter in rest if id(parameter) not in vision),
+        )
+
+    def lora_targets(self, model: nn.Module) -> tuple[str, ...]:
+        """Names of the decoder's linear layers, whatever its architecture calls them."""
+        modules = base_of(model).get_decoder().named_modules()
+        return tuple(sorted({name.rpartition(".")[2] for name, module in modules if isinstance(module, nn.Linear)}))
+
+    def features(self, model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
+        """(N, F): what stands at the visual positions of these media, reading order.
+
+        F is H, or H * (1 + D) where D of the decoder's first layers get features of their own (deepstack), which
+        stand side by side behind the first H. Tensors that the vision encoder does not take are ignored.
+
+        Raises:
+            UserError: The model takes no images.
+        """
+        base = base_of(model)
+        if not hasattr(base, "get_image_features"):
+            raise UserError(f"backbone of class {type(base).__name__}: it takes no images; use an image-text model")
+        kinds = [_of_kind(base, base.get_image_features, tensors, "pixel_values")]
+        if "pixel_values_videos" in tensors:
+            kinds.append(_of_kind(base, base.get_video_features, tensors, "pixel_values_videos"))
+        items = [item for kind in kinds for item in kind]
+        if "video_items" in tensors:  # True where an item of the prompt is a video
+            images, videos = (iter(kind) for kind in kinds)
+            items = [next(videos if video else images) for video in tensors["video_items"].tolist()]
+        return torch.cat(items)
+
+    def decode(self, model: nn.Module, batch: ComparisonBatch, features: Tensor | None, **attention: Any) -> Tensor:
+        """(B, T, H) hidden states behind the final norm of every token of the batch.
+
+        Args:
+            features: (N, F) as of :meth:`features`, in the order of ``batch.visual_rows``; None without images.
+            attention: Handed on to the decoder: ``attention_mask``, ``tree``.
+        """
+        base = base_of(model)
+        position = batch.position if batch.axes is None else batch.axes  # (B, T) or (3, B, T)
+        if features is None:
+            embeds = base.get_input_embeddings()(batch.input_ids)  # (B, T, H)
+        else:
+            if batch.axes is None and hasattr(base, "get_rope_index"):
+                raise ValueError(f"{type(base).__name__} has positions on several axes, but the batch has none")
+            rows = batch.visual_rows
+            visual = torch.zeros_like(batch.input_ids, dtype=torch.bool).flatten().index_fill(0, rows, True)
+            visual = visual.view_as(batch.input_ids)
+            # an image token may lie outside the embedding
+            embeds = base.get_input_embeddings()(batch.input_ids.masked_fill(visual, 0))
+            width = embeds.shape[-1]
+            features = features.to(embeds.device, embeds.dtype)
+            embeds = embeds.flatten(0, 1).index_copy(0, rows, features[:, :width]).view_as(embeds)
+            if features.shape[1] > width:
+                deeper = features[rows.argsort(), width:]  # the decoder reads them row by row
+                attention |= {"visual_pos_masks": visual, "deepstack_visual_embeds": list(deeper.split(width, dim=1))}
+        decoder = base.get_decoder()
+        return decoder(inputs_embeds=embeds, position_ids=position, use_cache=False, **attention).last_hidden_state
+
+    def separate(self, model: nn.Module, ids: Tensor, attention_mask: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        """(S, L, H) hidden states of plain sequences, by the model's own forward pass: what a prefix tree must equal.
+
+        Args:
+            ids: (S, L) token ids with the image token at visual positions, padded at either side.
+            attention_mask: (S, L) True at tokens.
+            tensors: The images of all sequences, one sequence behind the other; images that several sequences share
+                stand there several times.
+        """
+        base = base_of(model)
+        names = argument_names(base.forward)
+        inputs = {name: tensor.to(ids.device) for name, tensor in tensors.items() if name in names}
+        kinds = torch.zeros_like(ids)
+        for kind, modality in enumerate(("image", "video"), start=1):
+            token = getattr(base.config, f"{modality}_token_id", None)
+            if token is not None:
+                kinds = kinds.masked_fill(ids == token, kind)
+        if inputs:
+            inputs |= {name: kinds for name in ("mm_token_type_ids", "token_type_ids") if name in names}
+        if not (inputs and hasattr(base, "get_rope_index")):  # else the model counts its positions itself
+            inputs["position_ids"] = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+        return base(input_ids=ids, attention_mask=attention_mask, use_cache=False, **inputs).last_hidden_state
+
+    def refusal(self, model: nn.Module) -> str | None:
+        """Why the model cannot run prefix trees, in words; None where it can."""
+        base = base_of(model)
+        return refusal(base, base.get_decoder())
+
+    def longest_tree(self, model: nn.Module) -> int | None:
+        """Tokens of the longest sequence for which every layer sees all earlier tokens; None where that is any."""
+        return reach(base_of(model).get_decoder().config)
+
+
+def _of_kind(
+    base: PreTrainedModel, encode: Callable[..., Any], tensors: dict[str, Tensor], pixels: str
+) -> list[Tensor]:
+    """Features of all images, or of all videos: one tensor (n, F) for each item where the model tells them apart."""
+    if pixels not in tensors:
+        return []
+    names = argument_names(encode)
+    output = encode(**{n: t.to(base.device) for n, t in tensors.items() if n in names}, return_dict=True)
+    items = _as_items(output.pooler_output)
+    deeper = [_as_items(layer) for layer in getattr(output, "deepstack_features", None) or ()]
+    return [torch.cat(layers, dim=-1) for layers in zip(items, *deeper, strict=True)]
+
+
+def _as_items(features: Tensor | tuple[Tensor, ...] | list[Tensor]) -> list[Tensor]:
+    """Each (n, H): the model gives (N, H), a block (items, n, H), or one tensor for each item."""
+    if not isinstance(features, Tensor):
+        return [item.flatten(0, -2) for item in features]
+    return [features] if features.ndim == 2 else list(features.flatten(1, -2))
+
+
+def load(
+    path_or_config: str | Path | Mapping[str, Any],
+    lm_head: bool,
+    dtype: torch.dtype = torch.float32,
+    attn_implementation: str | Mapping[str, str] = "sdpa",
+    seed: int = 0,
+    download: bool = False,
+) -> PreTrainedModel:
+    """A model with its language-model head or without, in evaluation mode.
+
+    Args:
+        path_or_config: A folder with a checkpoint; or a configuration, as a mapping or as a JSON file, for random
+            weights; or, with ``download``, a name on the Hugging Face Hub.
+        lm_head: Keep the head. Without it, its weights are not held in memory.
+        dtype: Floating-point type of the weights.
+        attn_implementation: A name that transformers knows.
+        seed: Seed of random weights; the same with and without the head.
+        download: Allow ``path_or_config`` to be fetched from the Hub. Code is never fetched.
+
+    Raises:
+        UserError: There is no configuration or no weights, or transformers does not know the architecture.
+    """
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
+    if isinstance(path_or_config, Mapping) or Path(path_or_config).is_file():
+        config = _config_of(path_or_config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = model_class(config, lm_head=True)._from_config(config, **options)
+        return (model if lm_head else base_of(model)).eval()
+    config = read_config(path_or_config, download)
+    kind = model_class(config, lm_head)
+    where = {"local_files_only": not download, "trust_remote_code": False}
+    try:
+        model, found = kind.from_pretrained(path_or_config, config=config, output_loading_info=True, **where, **options)
+    except OSError as error:
+        raise UserError(
+            f"backbone path = {path_or_config}: there are no weights ({_first_line(error)}); give a folder with "
+            "model.safetensors or its shards, or a config.json file for random weights"
+        ) from error
+    missing = sorted([*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])])
+    if missing:
+        raise UserError(
+            f"backbone path = {path_or_config}: the checkpoint lacks {len(missing)} weights of {kind.__name__}, the "
+            f"first is {missing[0]}; give the complete checkpoint of this model"
+        )
+    return model.eval()
+
+
+def read_config(path: str | Path, download: bool = False) -> PreTrainedConfig:
+    """The configuration in a folder, or on the Hub.
+
+    Raises:
+        UserError: There is none, or transformers does not know the architecture.
+    """
+    if not download and not (Path(path) / "config.json").is_file():
+        raise UserError(
+            f"backbone path = {path}: no config.json there; give the folder of a checkpoint, or set download to true "
+            "to fetch it from the Hugging Face Hub"
+        )
+    try:
+        return AutoConfig.from_pretrained(path, local_files_only=not download, trust_remote_code=False)
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"backbone path = {path}: transformers does not know this architecture ({_first_line(error)}); code beside "
+            "a checkpoint is never run: choose a model that transformers has itself"
+        ) from error
+    except OSError as error:
+        raise UserError(f"backbone path = {path}: no configuration can be read ({_first_line(error)})") from error
+
+
+def _config_of(source: str | Path | Mapping[str, Any]) -> PreTrainedConfig:
+    """A configuration from a mapping or from a JSON file."""
+    if not isinstance(source, Mapping):
+        try:
+            source = cast(dict[str, Any], json.loads(Path(source).read_text()))
+        except ValueError as error:
+            raise UserError(f"backbone config = {source}: it is no JSON ({error}); give a config.json") from error
+    values = dict(source)
+    kind = values.pop("model_type", None)
+    try:
+        return AutoConfig.for_model(kind, **values)
+    except ValueError as error:
+        raise UserError(
+            f"backbone config model_type = {kind!r}: transformers does not know it; give the model_type of a model "
+            "that transformers has itself, e.g. qwen2_5_vl"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
