@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from datamodules.encoding import Encoded, TooLong, chosen_answer, encode, merge
 from datamodules.sampling import split_fraction
@@ -181,7 +181,7 @@ class ComparisonDataset(Dataset[Loaded]):
         """Encode a row of a set, or find it in the cache."""
         cached = self._rows.get((number, row))
         if cached is not None:
-            return cached
+            return _to_send(cached)
         view = self.views[number]
         try:
             comparison = view.shards.read_comparison(row)
@@ -203,11 +203,19 @@ class ComparisonDataset(Dataset[Loaded]):
             view.name,
             self._media.get(key),
         )
-        if self._room > 0 and encoded.comparison is not None:
+        if self._room > 0 and encoded.comparison is not None and not encoded.comparison.media.awaited:
             if key and key not in self._media:
                 self._media[key] = encoded.comparison.media
-                self._room -= sum(t.numel() * t.element_size() for t in encoded.comparison.media.tensors.values())
+                self._room -= encoded.comparison.media.nbytes
             self._rows[number, row] = encoded
             # A token is an entry in three lists, and an int object of its own.
             self._room -= sum(56 * len(sequence.ids) for sequence in encoded.comparison.sequences) + 1000
+            return _to_send(encoded)
         return encoded
+
+
+def _to_send(kept: Encoded) -> Encoded:
+    """What a worker may send of what it keeps: a tensor that is sent and kept would hold a file open in the worker."""
+    if kept.comparison is None or get_worker_info() is None:
+        return kept
+    return kept._replace(comparison=kept.comparison._replace(media=kept.comparison.media.copy()))

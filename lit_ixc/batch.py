@@ -35,6 +35,21 @@ class EncodedMedia(NamedTuple):
     key: str = ""
     features: Tensor | None = None
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a cache will have the features that are not known yet."""
+        return bool(self.key) and self.features is None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(tensor.nbytes for tensor in (*self.tensors.values(), self.features) if tensor is not None)
+
+    def copy(self) -> EncodedMedia:
+        """The media with tensors of its own."""
+        tensors = {name: tensor.clone() for name, tensor in self.tensors.items()}
+        return self._replace(tensors=tensors, features=None if self.features is None else self.features.clone())
+
     def map(self, function: Callable[[Tensor], Tensor]) -> EncodedMedia:
         """The media with every floating-point tensor replaced. Grids stay on the host, where their numbers are read."""
         tensors = {name: function(t) if t.is_floating_point() else t for name, t in self.tensors.items()}

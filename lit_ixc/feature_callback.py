@@ -95,9 +95,6 @@ class CacheFeatures(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._detach()
 
-    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._check_restored(trainer, pl_module)
-
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._check_restored(trainer, pl_module)
 
@@ -168,7 +165,10 @@ class CacheFeatures(L.Callback):
         self.store = None
 
     def _check_restored(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Some strategies restore a checkpoint after the loaders are made: its vision weights must be the same."""
+        """Some strategies restore a checkpoint after the loaders are made: its vision weights must be the same.
+
+        Nothing is computed before training starts: a run that goes on from a checkpoint has no sanity check.
+        """
         if self.store is None or trainer.ckpt_path is None or not trainer.strategy.restore_checkpoint_after_setup:
             return
         if _namespace(trainer, pl_module) != self.store.namespace:
@@ -207,7 +207,7 @@ class CacheFeatures(L.Callback):
         if new["seen"]:
             values["features/hit_rate"] = max(0.0, 1 - new["computed"] / new["seen"])
             values["features/hit_rate_memory"] = min(1.0, new["memory"] / new["seen"])
-        pl_module.log_dict(values, rank_zero_only=True)  # summed over the processes already
+        pl_module.log_dict(values, sync_dist=True)  # equal in all processes; without it, the Trainer warns
 
 
 def _namespace(trainer: L.Trainer, pl_module: L.LightningModule) -> str | None:

@@ -34,7 +34,7 @@ _INTEGERS = "integers."
 _GRANTS = 128
 _LOCK_SECONDS = 60
 _STALE_SECONDS = 3600
-_DAMAGE = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError)
+_DAMAGE = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
 
 
 class Entry(NamedTuple):

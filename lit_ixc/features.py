@@ -91,19 +91,18 @@ def features_of(
         media: Of ``CachingProcessor.encode_media``, or of a plain processor.
         compute: Gives the features from the media's tensors.
         store: Where to look and to store; None: nowhere.
-        device: Where the features go; by default where the media's tensors are.
+        device: Where found features go; None: they stay where they are, the store's on the CPU.
 
     Raises:
         ValueError: What is to be stored has a gradient, so that it is no constant, or does not fit the lengths.
     """
-    if media.features is not None:
-        return media.features.to(device or media.features.device, non_blocking=True)
+    found = media.features
+    if found is None and store is not None and media.key and (entry := store.get(media.key)) is not None:
+        found = entry.features
+    if found is not None:
+        return found if device is None else found.to(device, non_blocking=True)
     if store is None or not media.key:
         return compute(media.tensors)
-    entry = store.get(media.key)
-    if entry is not None:
-        device = device or next(iter(media.tensors.values())).device
-        return entry.features.to(device, non_blocking=True)
     features = compute(media.tensors)
     if features.requires_grad:
         raise ValueError("features with a gradient cannot be stored: freeze vision and projector")
@@ -113,7 +112,8 @@ def features_of(
     # This copy waits for the device. It happens once for each picture, after a pass of the encoder that costs far more.
     # A copy, also on the CPU: a part of a larger tensor would keep all of it in memory.
     with torch.inference_mode(False):  # or what validation stores could not be used in training
-        stored = Entry(_copy(features), media.lengths, {name: _copy(tensor) for name, tensor in integers.items()})
+        kept = {name: _copy(tensor) for name, tensor in integers.items()}
+        stored = Entry(_copy(features), tuple(map(int, media.lengths)), kept)
     store.put(media.key, stored)
     return features
 

@@ -46,6 +46,11 @@ class SavedProcessor:
         """Id at visual positions."""
         return self.processor.image_token_id
 
+    @property
+    def media_settings(self) -> str:
+        """JSON of everything besides the media that decides what :meth:`encode_media` gives."""
+        return self.processor.media_settings
+
     def encode_media(self, media: Sequence[MediaPart]) -> EncodedMedia:
         """See ``ConversationProcessor``."""
         return self.processor.encode_media(media)

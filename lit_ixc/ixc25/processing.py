@@ -9,12 +9,16 @@ Templates and layout follow the architecture notes, sections 1 and 5.
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import av
+import PIL
 import torch
+import transformers
 from tokenizers import Encoding
 from torch import Tensor
 from transformers.feature_extraction_utils import BatchFeature
@@ -81,6 +85,12 @@ class IXC25Processor(ProcessorMixin):
     ) -> list[Any]:
         kinds = (IXC25ImageProcessor, IXC25Tokenizer)
         return [kind.from_pretrained(pretrained_model_name_or_path, **kwargs) for kind in kinds]
+
+    @property
+    def media_settings(self) -> str:
+        """JSON of everything besides the media that decides what :meth:`encode_media` gives."""
+        versions = {module.__name__: module.__version__ for module in (PIL, av, transformers)}
+        return json.dumps({"settings": self.image_processor.to_dict(), "versions": versions}, sort_keys=True)
 
     def encode_media(self, media: Sequence[MediaPart]) -> EncodedMedia:
         """Preprocess the pictures and videos of one prompt.

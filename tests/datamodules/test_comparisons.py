@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from datamodules.loading import Collate, ComparisonLoader
 from datamodules.sampling import SequentialBatches, split_fraction
 from datamodules.shards import ShardSet
 from datamodules.sources import Source
-from lit_ixc.records import UserError
+from lit_ixc.batch import EncodedMedia
+from lit_ixc.records import MediaPart, UserError
 
 
 def shard_set(root: Path, rows: list[dict[str, Any]], name: str = "a") -> ShardSet:
@@ -156,6 +158,33 @@ def test_the_cache_keeps_to_its_room(tmp_path: Path) -> None:
         assert data[number].comparison is not None
     # about 3010 tokens * 2 sequences * 56 bytes = 337 kB a row: the fourth passes 1 MiB
     assert len(data._rows) == 4
+
+
+class AwaitingProcessor(ByteProcessor):
+    """Names its media for a cache that has no features yet."""
+
+    def encode_media(self, media: Sequence[MediaPart]) -> EncodedMedia:
+        return super().encode_media(media)._replace(key="k")
+
+
+def test_media_whose_features_a_cache_will_have_are_asked_for_again(tmp_path: Path) -> None:
+    processor = AwaitingProcessor()
+    data = dataset(shard_set(tmp_path, [pair("a", image="0.png")]), processor, cache_mb=1)
+    for _ in range(3):
+        assert data[0].comparison is not None
+    assert processor.media_calls == 3 and not data._rows and not data._media
+
+
+def test_a_worker_sends_copies_of_what_it_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor that was sent lies in shared memory, and holds a file open for as long as the worker keeps it."""
+    data = dataset(shard_set(tmp_path, [pair("a", image="0.png")]), ByteProcessor(), cache_mb=1)
+    monkeypatch.setattr("datamodules.comparisons.get_worker_info", lambda: object())
+    for _ in range(2):
+        sent = data[0].comparison
+        (kept,) = data._media.values()
+        assert sent is not None and sent.media.tensors and kept.tensors
+        for name, tensor in kept.tensors.items():
+            assert tensor.equal(sent.media.tensors[name]) and tensor.data_ptr() != sent.media.tensors[name].data_ptr()
 
 
 def test_pinning_memory_keeps_the_counts(tmp_path: Path) -> None:
