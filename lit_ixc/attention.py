@@ -32,6 +32,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from lit_ixc.batch import ComparisonBatch, Tree
+from lit_ixc.layout import on_device
 from lit_ixc.records import UserError
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ class XformersKernel(TreeKernel):
         queries, keys = tree_blocks(trees)
         self.bias = block_bias(queries, keys).to(device)
         query_rows, key_rows = block_rows(trees)
-        self.query_rows, self.key_rows = (_to(torch.from_numpy(rows), device) for rows in (query_rows, key_rows))
+        self.query_rows, self.key_rows = (on_device(rows, device) for rows in (query_rows, key_rows))
 
     @torch.compiler.disable
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float) -> Tensor:
@@ -201,7 +202,11 @@ def block_rows(trees: list[Tree]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(queries), np.concatenate(keys)
 
 
-_KERNELS: dict[str, Callable[[ComparisonBatch], TreeKernel]] = {"sdpa": SegmentKernel, "xformers": XformersKernel, "flex": FlexKernel}
+_KERNELS: dict[str, Callable[[ComparisonBatch], TreeKernel]] = {
+    "sdpa": SegmentKernel,
+    "xformers": XformersKernel,
+    "flex": FlexKernel,
+}
 
 
 def choose_kernel(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> Kernel:
@@ -299,8 +304,3 @@ def _say_once(message: str) -> None:
 @cache
 def _compiled_flex() -> Any:
     return torch.compile(flex_attention, dynamic=True)
-
-
-def _to(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on the device, without waiting for it."""
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

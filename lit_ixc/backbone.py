@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 from weakref import WeakKeyDictionary
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
@@ -142,23 +139,6 @@ class Released(BackboneSource):
         return model
 
 
-@dataclass(frozen=True)
-class Lora:
-    """Low-rank adapters on the language model; the rest of it is frozen, the reward head stays trainable.
-
-    Args:
-        rank: Rank r (512 in the released script).
-        alpha: Scale; adapters are multiplied by alpha / r.
-        dropout: Dropout before the adapters.
-        targets: Names of the linear layers that get adapters; None: all of the decoder's.
-    """
-
-    rank: int = 64
-    alpha: float = 64.0
-    dropout: float = 0.05
-    targets: tuple[str, ...] | None = None
-
-
 def family_of(model: nn.Module) -> Family:
     """How a model is read."""
     return IXC25Family() if isinstance(model, IXC25Model) else NativeFamily()
@@ -190,6 +170,19 @@ def image_features(model: nn.Module, batch: ComparisonBatch, store: FeatureStore
             if name not in found:
                 found[name] = features_of(media, encode, store, batch.input_ids.device)
     return torch.cat([found[media.key or id(media)] for media in used])
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Have each of the decoder's layers compiled when it first runs; layers of equal shapes share the result.
+
+    Raises:
+        UserError: The decoder has no list of layers.
+    """
+    layers = getattr(family_of(model).parts(model).decoder, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise UserError(f"compile = True: the decoder of {type(model).__name__} has no list of layers; set it to false")
+    for layer in layers:
+        layer.compile()
 
 
 def join_media(tensors: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -283,40 +276,6 @@ def freeze(model: nn.Module, vision: bool, projector: bool, language: bool) -> N
     ):
         for parameter in parameters:
             parameter.requires_grad_(not frozen)
-
-
-def add_lora(model: nn.Module, lora: Lora) -> None:
-    """Put adapters into the language model in place and freeze everything else of it.
-
-    Raises:
-        UserError: ``lora.targets`` names no linear layer of the decoder.
-    """
-    family = family_of(model)
-    decoder = family.parts(model).decoder
-    decoder.requires_grad_(False)  # peft takes PLoRA's parameters for its own and would leave them as they are
-    own = {id(parameter) for parameter in decoder.parameters()}
-    others = {name: p.requires_grad for name, p in model.named_parameters() if id(p) not in own}
-    path = next(name for name, module in model.named_modules() if module is decoder)
-    names = lora.targets if lora.targets is not None else family.lora_targets(model)
-    linear = {name.rsplit(".", 1)[-1] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
-    if unknown := sorted(set(names) - linear):
-        raise UserError(f"lora.targets = {unknown}: no such linear layers here; there are {', '.join(sorted(linear))}")
-    targets = rf"{re.escape(path + '.') if path else ''}(.*\.)?({'|'.join(names)})"
-    config = LoraConfig(
-        r=lora.rank, lora_alpha=cast(int, lora.alpha), lora_dropout=lora.dropout, target_modules=targets
-    )
-    inject_adapter_in_model(config, model)
-    for name, parameter in model.named_parameters():  # peft freezes all that is no adapter
-        if name in others:
-            parameter.requires_grad_(others[name])
-
-
-def merge_lora(model: nn.Module) -> None:
-    """Fold adapters into the weights in place and remove them; a model without adapters is left as it is."""
-    for name, module in list(model.named_modules()):
-        if hasattr(module, "merge") and isinstance(getattr(module, "base_layer", None), nn.Linear):
-            module.merge()
-            model.set_submodule(name, module.get_base_layer())
 
 
 def without_lm_head(model: IXC25ForConditionalGeneration) -> IXC25Model:

@@ -201,9 +201,10 @@ class ComparisonBatch(SimpleNamespace):
         """Number of comparisons C."""
         return len(self.ids)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> ComparisonBatch:
-        """The batch on another device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device | str) -> ComparisonBatch:
+        """The batch on another device; the host waits for copies to itself alone."""
+        queued = torch.device(device).type != "cpu"
+        return self._map(lambda tensor: tensor.to(device, non_blocking=queued))
 
     def pin_memory(self) -> ComparisonBatch:
         """The batch in page-locked host memory."""

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 
 from lit_ixc.batch import ComparisonBatch
 from lit_ixc.module import BackboneModule
@@ -22,6 +23,7 @@ from lit_ixc.reward import RewardModule
 
 log = logging.getLogger(__name__)
 
+_READ_EVERY = 100  # batches whose losses stay on the device until they are read together
 # Tags are regular expressions of TensorBoard's custom scalar plugin.
 LAYOUT = {
     "reward model": {
@@ -81,15 +83,26 @@ class ReportSetLosses(L.Callback):
 
     def __init__(self) -> None:
         self.sums: dict[str, tuple[float, int]] = {}
+        self._unread: list[tuple[Sequence[str], Tensor]] = []
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: ComparisonBatch, batch_idx: int
     ) -> None:
-        for name, loss in zip(batch.sources, outputs["losses"].tolist(), strict=True):
+        self._unread.append((batch.sources, outputs["losses"]))
+        if len(self._unread) == _READ_EVERY:
+            self._read()
+
+    def _read(self) -> None:
+        """Add up the losses of the batches since the last time; reading them waits for the device."""
+        names = [name for sources, _ in self._unread for name in sources]
+        losses = torch.cat([losses for _, losses in self._unread]).tolist() if self._unread else []
+        self._unread = []
+        for name, loss in zip(names, losses, strict=True):
             total, count = self.sums.get(name, (0.0, 0))
             self.sums[name] = (total + loss, count + 1)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._read()
         sums = [self.sums]
         if trainer.world_size > 1:
             sums = [{}] * trainer.world_size
@@ -106,9 +119,11 @@ class ReportSetLosses(L.Callback):
         pl_module.log_dict({f"mix/share/{name}": value for name, value in shares.items()}, rank_zero_only=True)
 
     def state_dict(self) -> dict[str, Any]:
+        self._read()
         return {"sums": {name: list(values) for name, values in self.sums.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._unread = []
         self.sums = {name: (total, count) for name, (total, count) in state_dict["sums"].items()}
 
 
@@ -141,7 +156,7 @@ class RewardDashboard(L.Callback):
             writer.add_figure("val/samples", sample_page(rows), trainer.global_step)
 
 
-def sample_page(rows: Sequence[tuple[Comparison, torch.Tensor]]) -> Figure:
+def sample_page(rows: Sequence[tuple[Comparison, Tensor]]) -> Figure:
     """Prompts with their image and the K answers with their scores, the preferred answer marked.
 
     Args:

@@ -42,7 +42,8 @@ class RewardToken(Pooling):
         token_id: Id of the reward token: 92527, ``[UNUSED_TOKEN_130]``, in the release.
 
     Raises:
-        UserError: When a sequence has no reward token, e.g. because a template without it was used.
+        UserError: When a sequence has no reward token, e.g. because a template without it was used. On a GPU the
+            process ends with the same message as a device-side assertion: an exception would have to wait for it.
     """
 
     def __init__(self, token_id: int = 92527) -> None:
@@ -51,10 +52,12 @@ class RewardToken(Pooling):
 
     def forward(self, hidden: Tensor, batch: ComparisonBatch) -> Tensor:
         columns = _last_column(batch, (batch.input_ids == self.token_id) & (batch.segment > 0))
-        if not torch.compiler.is_compiling() and bool(((columns < 0) & batch.exists).any()):
-            raise UserError(
-                f"RewardToken: a sequence has no token {self.token_id}; use the reward template or LastToken"
-            )
+        found = ((columns >= 0) | ~batch.exists).all()
+        message = f"RewardToken: a sequence has no token {self.token_id}; use the reward template or LastToken"
+        if found.device.type != "cpu" or torch.compiler.is_compiling():
+            torch._assert_async(found, message)
+        elif not found:
+            raise UserError(message)
         return hidden.flatten(0, 1)[columns.clamp(min=0)]
 
 

@@ -222,11 +222,11 @@ def separate(batch: ComparisonBatch) -> Separate:
     width = max(map(len, paths))
     device = batch.input_ids.device
     rows = np.stack([np.pad(path, (0, width - len(path)), constant_values=path[0]) for path in paths])
-    counts = torch.from_numpy(np.arange(width) < np.array([[len(path)] for path in paths])).to(device)
+    counts = on_device(np.arange(width) < np.array([[len(path)] for path in paths]), device)
     back = np.zeros(batch.input_ids.numel(), np.int64)
     for number in reversed(range(len(paths))):
         back[paths[number]] = number * width + np.arange(len(paths[number]))
-    index = torch.from_numpy(rows).to(device)  # (S, L)
+    index = on_device(rows, device)  # (S, L)
 
     sizes = [sum(media.lengths) for media in batch.media]
     places = [rows - tree.start for rows, tree in zip(batch.visual_rows.split(sizes), batch.trees, strict=True)]
@@ -239,7 +239,13 @@ def separate(batch: ComparisonBatch) -> Separate:
         visual_rows=torch.cat([places[o] + number * width for number, o in enumerate(owner)]),
         trees=tuple(Tree(number * width, prefix, (length,)) for number, (prefix, length) in enumerate(trees)),
     )
-    return Separate(laid_out, tuple(owner), tuple(map(len, paths)), torch.from_numpy(back).to(device))
+    return Separate(laid_out, tuple(owner), tuple(map(len, paths)), on_device(back, device))
+
+
+def on_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """An array of the host as a tensor of a device; the host does not wait for the copy."""
+    tensor = torch.from_numpy(array)
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=device.type != "cpu")
 
 
 def _axes(sequence: EncodedSequence) -> Ints:

@@ -2,13 +2,17 @@
 
 Group names (a source, a domain, a modality) are only known from the data, and ranks may see different ones. They travel
 as rows of bytes beside the values, so that every rank can name every group after synchronisation.
+
+``update`` makes the host wait for no device: what it is given is kept as it is, and sorted when someone asks.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -24,11 +28,8 @@ ECE_BINS = 15
 
 def pack_names(names: Sequence[str], device: torch.device) -> Tensor:
     """Strings as (N, 64) uint8, zero-padded; longer names are cut to 64 bytes."""
-    packed = torch.zeros(len(names), NAME_BYTES, dtype=torch.uint8)
-    for row, name in enumerate(names):
-        data = name.encode()[:NAME_BYTES]
-        packed[row, : len(data)] = torch.tensor(list(data), dtype=torch.uint8)
-    return packed.to(device)
+    packed = np.array([name.encode() for name in names], f"S{NAME_BYTES}")
+    return torch.from_numpy(packed.view(np.uint8).reshape(len(names), NAME_BYTES)).to(device)
 
 
 def unpack_names(packed: Tensor) -> list[str]:
@@ -36,31 +37,89 @@ def unpack_names(packed: Tensor) -> list[str]:
     return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in packed.cpu().tolist()]
 
 
-class GroupMean(Metric):
-    """Weighted mean of values in named groups and over all (key ``all``)."""
+def joined(state: list[Tensor] | Tensor) -> Tensor:
+    """All values of a state: a list, but one tensor where ranks have shared it; (0,) when nothing was added."""
+    return dim_zero_cat(state) if len(state) else torch.zeros(0)
+
+
+Kept = TypeVar("Kept")
+
+
+class DeferredMetric(Metric, ABC, Generic[Kept]):
+    """A metric whose states hold as many values as the data say, e.g. one for each preference pair.
+
+    To count them is to wait for the device. ``update`` only calls :meth:`keep`; the states are made of what was kept
+    when the metric is computed or shared between processes.
+    """
 
     full_state_update = False
+
+    def __init__(self, *states: str) -> None:
+        super().__init__()
+        for name in states:
+            self.add_state(name, [], dist_reduce_fx="cat")
+        self._kept: list[Kept] = []
+
+    def keep(self, values: Kept) -> None:
+        """Remember what one ``update`` was given."""
+        self._kept.append(values)
+
+    def settle(self) -> None:
+        """Turn what was kept into states."""
+        kept, self._kept = self._kept, []
+        for values in kept:
+            self.store(values)
+
+    @abstractmethod
+    def store(self, values: Kept) -> None:
+        """Append what one ``update`` was given to the states."""
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """See torchmetrics; ``compute`` begins with it."""
+        self.settle()
+        super().sync(*args, **kwargs)
+
+    def reset(self) -> None:
+        self._kept = []
+        super().reset()
+
+
+class KeptValues(NamedTuple):
+    """What ``GroupMean.update`` was given."""
+
+    values: Tensor
+    names: tuple[str, ...]
+    weights: Tensor | None
+
+
+class GroupMean(DeferredMetric[KeptValues]):
+    """Weighted mean of values in named groups and over all (key ``all``)."""
+
     values: list[Tensor]
     weights: list[Tensor]
     names: list[Tensor]
 
     def __init__(self) -> None:
-        super().__init__()
-        for name in ("values", "weights", "names"):
-            self.add_state(name, [], dist_reduce_fx="cat")
+        super().__init__("values", "weights", "names")
 
     def update(self, values: Tensor, names: Sequence[str], weights: Tensor | None = None) -> None:
-        """Add N values (N,), each in the group of its name."""
-        self.values.append(values.detach().float())
-        self.weights.append(torch.ones_like(self.values[-1]) if weights is None else weights.detach().float())
-        self.names.append(pack_names(names, values.device))
+        """Add N values (N,), each in the group of its name; one of weight 0 does not count."""
+        self.keep(KeptValues(values.detach(), tuple(names), None if weights is None else weights.detach()))
+
+    def store(self, values: KeptValues) -> None:
+        self.values.append(values.values.float())
+        weights = values.weights
+        self.weights.append(torch.ones_like(self.values[-1]) if weights is None else weights.float())
+        self.names.append(pack_names(values.names, values.values.device))
 
     def compute(self) -> dict[str, Tensor]:
-        """Mean of each group; empty when nothing was added."""
-        if not self.values or not len(dim_zero_cat(self.values)):
+        """Mean of each group that has a weight; empty when nothing was added."""
+        values, weights, names = joined(self.values), joined(self.weights), joined(self.names)
+        counts = weights > 0
+        values, weights, names = values[counts], weights[counts], names[counts]
+        if not len(values):
             return {}
-        values, weights = dim_zero_cat(self.values), dim_zero_cat(self.weights)
-        unique, index = dim_zero_cat(self.names).unique(dim=0, return_inverse=True)
+        unique, index = names.unique(dim=0, return_inverse=True)
         total = torch.zeros(len(unique), device=values.device)
         mass = total.index_add(0, index, weights)
         means = total.index_add(0, index, weights * values) / mass
@@ -84,13 +143,21 @@ class PairTable(NamedTuple):
     longer: float
 
 
-class PreferenceMetric(Metric):
+class KeptScores(NamedTuple):
+    """What ``PreferenceMetric.update`` was given."""
+
+    scores: Tensor
+    ranks: Tensor
+    lengths: Tensor
+    groups: tuple[Sequence[str], Sequence[str], Sequence[str]]
+
+
+class PreferenceMetric(DeferredMetric[KeptScores]):
     """Pair accuracy, margins and length statistics, per source, domain and modality, and overall.
 
     K > 2 counts every strict pair of a comparison.
     """
 
-    full_state_update = False
     margins: list[Tensor]
     gaps: list[Tensor]
     groups: list[Tensor]
@@ -98,9 +165,7 @@ class PreferenceMetric(Metric):
     lengths: list[Tensor]
 
     def __init__(self) -> None:
-        super().__init__()
-        for name in ("margins", "gaps", "groups", "scores", "lengths"):
-            self.add_state(name, [], dist_reduce_fx="cat")
+        super().__init__("margins", "gaps", "groups", "scores", "lengths")
 
     def update(
         self,
@@ -112,12 +177,15 @@ class PreferenceMetric(Metric):
         modalities: Sequence[str],
     ) -> None:
         """Add C comparisons: scores, ranks and lengths (C, K), and their groups."""
+        self.keep(KeptScores(scores.detach(), ranks, lengths, (sources, domains, modalities)))
+
+    def store(self, values: KeptScores) -> None:
+        scores, ranks, lengths = values.scores.float(), values.ranks, values.lengths
         better, _ = pair_masks(ranks)
-        scores = scores.detach().float()
         rows = better.nonzero()[:, 0]
         self.margins.append((scores[:, :, None] - scores[:, None, :])[better])
         self.gaps.append((lengths[:, :, None] - lengths[:, None, :])[better])
-        packed = torch.stack([pack_names(names, scores.device) for names in (sources, domains, modalities)], dim=1)
+        packed = torch.stack([pack_names(names, scores.device) for names in values.groups], dim=1)
         self.groups.append(packed[rows])  # (pairs, 3, 64)
         exists = ranks >= 0
         self.scores.append(scores[exists])
@@ -133,22 +201,23 @@ class PreferenceMetric(Metric):
                 out[f"margin/{label}"] = torch.tensor(row.margin)
                 out[f"longer/{label}"] = torch.tensor(row.longer)
         if out:
-            margins = dim_zero_cat(self.margins)
-            scores, lengths = dim_zero_cat(self.scores), dim_zero_cat(self.lengths)
-            out["ece"] = expected_calibration_error(margins)
+            scores, lengths = joined(self.scores), joined(self.lengths)
+            out["ece"] = expected_calibration_error(joined(self.margins))
             if scores.std() > 0 and lengths.std() > 0:
                 out["length_correlation"] = pearson_corrcoef(scores, lengths)
         return out
 
     def all_margins(self) -> Tensor:
         """(N,) margins of all pairs so far (of this rank, unless inside a synchronised context)."""
-        return dim_zero_cat(self.margins) if self.margins else torch.zeros(0)
+        self.settle()
+        return joined(self.margins)
 
     def tables(self) -> dict[str, dict[str, PairTable]]:
         """``{"all": {"all": ...}, "source": {...}, "domain": {...}, "modality": {...}}``; empty without pairs."""
-        if not self.margins or not len(dim_zero_cat(self.margins)):
+        self.settle()
+        margins, gaps, groups = joined(self.margins), joined(self.gaps), joined(self.groups)
+        if not len(margins):
             return {}
-        margins, gaps, groups = dim_zero_cat(self.margins), dim_zero_cat(self.gaps), dim_zero_cat(self.groups)
         tables = {"all": {"all": _pair_table(margins, gaps)}}
         for column, kind in enumerate(("source", "domain", "modality")):
             unique, index = groups[:, column].unique(dim=0, return_inverse=True)

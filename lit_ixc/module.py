@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from lit_ixc.adapters import Lora, add_lora, merge_lora
 from lit_ixc.backbone import (
     Attention,
     BackboneSource,
-    Lora,
-    add_lora,
+    compile_layers,
     family_of,
     freeze,
     hidden_states,
     image_features,
-    merge_lora,
 )
 from lit_ixc.batch import ComparisonBatch
 from lit_ixc.features import FeatureStore
@@ -115,8 +114,7 @@ class BackboneModule(L.LightningModule):
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         if self.compile_layers:
-            for layer in cast(nn.ModuleList, family_of(self.model).parts(self.model).decoder.layers):
-                layer.compile()
+            compile_layers(self.model)
 
     def image_features(self, batch: ComparisonBatch) -> Tensor | None:
         """The vectors (N, F) at the batch's visual positions, from the feature store where there is one."""

@@ -16,6 +16,7 @@ from lit_ixc.heads import LastToken, LinearHead, RewardHead
 from lit_ixc.losses import BradleyTerry, PreferenceLoss, comparison_nll
 from lit_ixc.metrics import PreferenceMetric, preference_table
 from lit_ixc.module import BackboneModule, TrainOutput
+from lit_ixc.step_log import completes_logged_step, log_training
 
 
 def default_head(hidden_size: int) -> RewardHead:
@@ -57,7 +58,7 @@ class RewardModule(BackboneModule):
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> TrainOutput:
         scores = self(batch)
         loss = self.loss(scores, batch.ranks, batch.scores)
-        self.log("train/loss", loss, prog_bar=True, batch_size=batch.size)
+        log_training(self, batch_idx, loss=loss)
         self.train_metric.update(scores, batch.ranks, batch.lengths, batch.sources, batch.domains, batch.modalities)
         return TrainOutput(loss=loss, losses=comparison_nll(scores.detach(), batch.ranks))
 
@@ -67,7 +68,7 @@ class RewardModule(BackboneModule):
         return scores
 
     def on_train_batch_end(self, outputs: Any, batch: ComparisonBatch, batch_idx: int) -> None:
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if completes_logged_step(self.trainer, batch_idx, self.trainer.global_step):
             self._log(self.train_metric, "train")
 
     def on_train_epoch_end(self) -> None:

@@ -14,6 +14,7 @@ from lit_ixc.losses import sft_loss
 from lit_ixc.metrics import GroupMean
 from lit_ixc.module import BackboneModule, TrainOutput
 from lit_ixc.records import UserError
+from lit_ixc.step_log import log_training
 
 
 class Targets(NamedTuple):
@@ -35,10 +36,20 @@ class Targets(NamedTuple):
     segment: Tensor
     response: Tensor
 
-    def mean_nll(self, size: int) -> Tensor:
-        """(C,) mean negative log-probability of each comparison's targets, detached; 0 where it has none."""
-        total = self.logprobs.new_zeros(size).index_add(0, self.comparison, -self.logprobs.detach())
-        return total / self.comparison.bincount(minlength=size).clamp(min=1)
+    def mean_nll(self, size: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean negative log-probability of each comparison's targets, for whoever watches.
+
+        Args:
+            size: C.
+            weights: (N,) whole numbers; 1 without them.
+
+        Returns:
+            (C,) means, detached, 0 where a comparison has no target, and (C,) the weights' sums.
+        """
+        nll, zeros = -self.logprobs.detach(), self.logprobs.new_zeros(size)
+        each = torch.ones_like(nll) if weights is None else weights.float()
+        mass = zeros.index_add(0, self.comparison, each)
+        return zeros.index_add(0, self.comparison, nll * each) / mass.clamp(min=1), mass
 
 
 class SFTModule(BackboneModule):
@@ -87,12 +98,12 @@ class SFTModule(BackboneModule):
         features = self.image_features(batch)
         targets = self.targets(batch, features)
         loss = sft_loss(targets.logprobs, targets.weights)
-        self.log("train/loss", loss, prog_bar=True, batch_size=batch.size)
+        shown = {"loss": loss}
         if features is not None and self.image_words_weight:
-            words = self.image_words_loss(features, batch)
-            self.log("train/image_words", words, batch_size=batch.size)
+            shown["image_words"] = words = self.image_words_loss(features, batch)
             loss = loss + self.image_words_weight * words
-        return TrainOutput(loss=loss, losses=targets.mean_nll(batch.size))
+        log_training(self, batch_idx, **shown)
+        return TrainOutput(loss=loss, losses=targets.mean_nll(batch.size)[0])
 
     def image_words_loss(self, features: Tensor, batch: ComparisonBatch) -> Tensor:
         """Mean negative log-probability of the answers' words given the mean visual feature of their images."""
@@ -110,8 +121,8 @@ class SFTModule(BackboneModule):
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         targets = self.targets(batch)
-        sources = [batch.sources[c] for c in targets.comparison.tolist()]
-        self.token_loss.update(-targets.logprobs, sources, targets.weights)
+        nll, tokens = targets.mean_nll(batch.size, targets.weights)
+        self.token_loss.update(nll, batch.sources, tokens)
         match, row = exact_match(targets, batch, self.short_answer_tokens)
         self.exact_match.update(match, [batch.sources[c] for c in row.tolist()])
 

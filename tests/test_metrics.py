@@ -35,6 +35,15 @@ def test_group_mean() -> None:
     )
 
 
+def test_a_group_without_weight_has_no_mean() -> None:
+    metric = GroupMean()
+    metric.update(tensor([1.0, 9.0, 5.0]), ["a", "a", "b"], tensor([2, 0, 0]))
+    assert {name: value.item() for name, value in metric.compute().items()} == {"a": 1.0, "all": 1.0}
+    metric.reset()
+    metric.update(tensor([1.0]), ["a"], tensor([0]))
+    assert metric.compute() == {}
+
+
 def filled(rows: slice = slice(None)) -> PreferenceMetric:
     """Four comparisons: right by 2, wrong by 1, an equal score (wrong), and a ranking of three with one pair wrong."""
     scores = tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 1.0, 0.0], [3.0, 1.0, 2.0]])
@@ -77,8 +86,22 @@ def test_calibration_error() -> None:
 
 
 def test_split_over_ranks_gives_the_same() -> None:
-    """What torchmetrics does across ranks for list states: concatenate, then compute."""
+    """Ranks share what they were given: also what no one has asked for yet."""
     whole, first, second = filled(), filled(slice(0, 1)), filled(slice(1, None))
-    for name in ("margins", "gaps", "groups", "scores", "lengths"):
-        setattr(first, name, getattr(first, name) + getattr(second, name))
+    second.settle()
+    theirs = iter([torch.cat(getattr(second, name)) for name in ("margins", "gaps", "groups", "scores", "lengths")])
+    first.sync(dist_sync_fn=lambda own, group: [own, next(theirs)], distributed_available=lambda: True)
     assert first.tables() == whole.tables()
+    first.unsync()
+    assert first.tables()["all"]["all"].pairs == 1
+
+
+def test_what_was_kept_is_forgotten_with_the_rest() -> None:
+    metric = filled()
+    metric.reset()
+    assert metric.compute() == {}
+    metric = filled()
+    assert metric.all_margins().tolist() == [2.0, -1.0, 0.0, 2.0, 1.0, -1.0]  # settles
+    metric.update(tensor([[0.5, 0.0]]), tensor([[0, 1]]), tensor([[1, 1]]), ["u"], ["math"], ["text"])
+    assert metric.all_margins().tolist() == [2.0, -1.0, 0.0, 2.0, 1.0, -1.0, 0.5]
+    assert set(metric.tables()["source"]) == {"s", "t", "u"}

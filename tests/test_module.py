@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lit_ixc.backbone import BackboneSource, Lora, Miniature, Pretrained, hidden_states, image_features, without_lm_head
+from lit_ixc.adapters import Lora
+from lit_ixc.backbone import BackboneSource, Miniature, Pretrained, hidden_states, image_features, without_lm_head
 from lit_ixc.batch import ComparisonBatch
 from lit_ixc.heads import MeanAllTokens, MLPHead
 from lit_ixc.ixc25.miniature import build, tiny_config

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # the name above it wants torchvision
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.processing_utils import ProcessorMixin
 
@@ -23,6 +24,9 @@ def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"processor path = {path}: no tokenizer can be read there ({error})") from error
+    files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+    if not any((path / file).is_file() for file in files):  # transformers then makes one without a vocabulary
+        raise UserError(f"processor path = {path}: no tokenizer there; it needs one of {', '.join(sorted(files))}")
     if not tokenizer.is_fast:
         raise UserError(
             f"processor path = {path}: {type(tokenizer).__name__} does not tell where its tokens stand in the text; "

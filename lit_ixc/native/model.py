@@ -149,8 +149,16 @@ class NativeFamily(Family):
             attention_mask: (S, L) True at tokens.
             tensors: The images of all sequences, one sequence behind the other; images that several sequences share
                 stand there several times.
+
+        Raises:
+            UserError: Tokens of a prompt see later ones, so that where it ends would have to be known (PaliGemma).
         """
         base = base_of(model)
+        if getattr(base.get_decoder().config, "use_bidirectional_attention", None) is True:
+            raise UserError(
+                f"backbone of class {type(base).__name__}: tokens see later ones, which a causal language model must "
+                "not; choose another model"
+            )
         names = argument_names(base.forward)
         inputs = {name: tensor.to(ids.device) for name, tensor in tensors.items() if name in names}
         kinds = torch.zeros_like(ids)
@@ -181,10 +189,13 @@ def _of_kind(
     if pixels not in tensors:
         return []
     names = argument_names(encode)
-    output = encode(**{n: t.to(base.device) for n, t in tensors.items() if n in names}, return_dict=True)
+    queued = base.device.type != "cpu"  # the host does not wait for the copy
+    inputs = {n: t.to(base.device, non_blocking=queued) for n, t in tensors.items() if n in names}
+    output = encode(**inputs, return_dict=True)
     items = _as_items(output.pooler_output)
-    deeper = [_as_items(layer) for layer in getattr(output, "deepstack_features", None) or ()]
-    return [torch.cat(layers, dim=-1) for layers in zip(items, *deeper, strict=True)]
+    layers = [items, *map(_as_items, getattr(output, "deepstack_features", None) or ())]
+    features = torch.cat([torch.cat(layer) for layer in layers], dim=-1)  # (N, F)
+    return list(features.split([len(item) for item in items]))
 
 
 def _as_items(features: Tensor | tuple[Tensor, ...] | list[Tensor]) -> list[Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -15,7 +15,6 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
@@ -23,8 +22,9 @@ from lit_ixc.batch import EncodedMedia, EncodedSequence, Ending
 from lit_ixc.ixc25.image import load_image
 from lit_ixc.ixc25.video import read_frames
 from lit_ixc.native.files import read_processor, read_tokenizer
+from lit_ixc.native.media import expand, expansions_of, image_arguments, joinable
 from lit_ixc.native.model import argument_names, model_class, read_config
-from lit_ixc.native.template import Turn, render, turns_of
+from lit_ixc.native.template import Span, render, turns_of
 from lit_ixc.records import ImagePart, MediaPart, Message, Prompt, RecordError, UserError
 
 _OPTIONS = "native_processor.json"  # what is not in the files of transformers
@@ -47,9 +47,6 @@ class NativeProcessor:
         template_options: Variables of the template, e.g. ``{enable_thinking: false}``.
         image_options: Settings of the image processor in place of the model's own, e.g. ``{max_patches: 6}``.
     """
-
-    #: Tensors of ``encode_media`` that ``encode_conversation`` reads: whoever keeps features keeps these beside them.
-    layout_tensors = ("image_grid_thw", "video_grid_thw", "expansion", "expansion_lengths", "images_of_items")
 
     def __init__(
         self,
@@ -81,9 +78,8 @@ class NativeProcessor:
         options = Path(folder) / _OPTIONS
         return cls(str(folder), **(json.loads(options.read_text()) if options.is_file() else {}))
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: Path) -> None:
         """Write everything that :meth:`from_pretrained` needs; a ``config.json`` that is there already is kept."""
-        folder = Path(folder)
         (self.processor or self.tokenizer).save_pretrained(folder)
         if not (folder / "config.json").is_file():
             self.config.save_pretrained(folder)
@@ -116,10 +112,12 @@ class NativeProcessor:
         """The chat template, as Jinja.
 
         Raises:
-            UserError: There is none.
+            UserError: There is none, or ``chat_template`` names no file.
         """
         template: Any = self.chat_template
-        if template is not None and len(template) < 1024 and Path(template).is_file():
+        if template is not None and "{" not in template:
+            if not Path(template).is_file():
+                raise UserError(f"processor chat_template = {template!r}: neither Jinja nor a file; give one of them")
             template = Path(template).read_text()
         template = template or getattr(self.processor, "chat_template", None) or self.tokenizer.chat_template
         if isinstance(template, dict):
@@ -139,6 +137,11 @@ class NativeProcessor:
     @cached_property
     def image_token_id(self) -> int:
         """Id at visual positions; -1 for a text model."""
+        return -1 if self.processor is None else int(self.config.image_token_id)
+
+    @cached_property
+    def _placeholder_id(self) -> int:
+        """Id of the token in the template's text that an image takes the place of; -1 for a text model."""
         if self.processor is None:
             return -1
         return int(self.tokenizer.convert_tokens_to_ids(self.processor.image_token))
@@ -163,41 +166,17 @@ class NativeProcessor:
 
     @cached_property
     def _images_kwargs(self) -> dict[str, Any]:
-        """Arguments of the image processor: the processor's own defaults, then the options given here."""
+        """Arguments of the image processor."""
         processor = cast(ProcessorMixin, self.processor)
-        images = processor.image_processor
-        known = set(getattr(getattr(images, "valid_kwargs", None), "__annotations__", {}))
-        options = dict(self.image_options)
-        for name in options:
-            if name not in known and not hasattr(images, name):
-                raise UserError(
-                    f"processor image_options.{name}: {type(images).__name__} has no such setting; it has "
-                    f"{', '.join(sorted(known))}"
-                )
-        bounds = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}
-        if any(bound is not None for bound in bounds.values()):
-            if "max_pixels" not in known:
-                raise UserError(
-                    f"processor max_pixels = {self.max_pixels}, min_pixels = {self.min_pixels}: "
-                    f"{type(images).__name__} has no such bounds; leave them out, or use image_options"
-                )
-            options["size"] = {**dict(images.size), **{edge: n for edge, n in bounds.items() if n is not None}}
-        if "image_grid_pinpoints" in known:  # as a list, for want of padding: tiles of several prompts then join
-            options["do_pad"] = False
-        else:
-            options["return_tensors"] = "pt"
-        defaults = processor._merge_kwargs(
-            processor.valid_processor_kwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs
-        )["images_kwargs"]
-        return {**defaults, **options}
+        return image_arguments(processor, self.image_options, self.min_pixels, self.max_pixels)
 
     def encode_media(self, media: Sequence[MediaPart]) -> EncodedMedia:
         """Preprocess the pictures and videos of one prompt.
 
         Returns:
-            Visual tokens of each, and the inputs of the model's ``get_image_features``; beside them, as whole numbers,
-            the tokens that stand in the place of each image: ``expansion`` (E,), its cuts ``expansion_lengths``
-            (images,), and ``images_of_items`` (media,).
+            Visual tokens of each, and the inputs of the model's ``get_image_features``; beside them the tokens that
+            stand in the place of each image: ``expansion`` (E,), its cuts ``expansion_lengths`` (images,), and
+            ``images_of_items`` (media,). :meth:`encode_conversation` reads the tensors of whole numbers alone.
 
         Raises:
             RecordError: One cannot be decoded or used, or the model takes text alone.
@@ -224,7 +203,7 @@ class NativeProcessor:
             "expansion_lengths": torch.tensor([len(ids) for ids in expansions]),
             "images_of_items": torch.tensor([len(item) for item in items]),
         }
-        inputs = _joinable(tensors, argument_names(self._model_class.get_image_features))
+        inputs = joinable(tensors, argument_names(self._model_class.get_image_features))
         return EncodedMedia(lengths, {**inputs, **layout})
 
     def _images(self, part: MediaPart) -> list[Image.Image]:
@@ -279,7 +258,7 @@ class NativeProcessor:
             raise ValueError(f"the prompt has {len(prompt.media)} media, but {len(media.lengths)} are encoded")
         for message in messages:
             self._check(message)
-        expansions, images_of = _expansions(media)
+        expansions, images_of = expansions_of(media)
         turns = turns_of(messages, len(prompt.leading), images_of)
         text, answers = render(self._write, turns, lists=self.processor is not None, open_end=open_end)
         if not open_end:
@@ -289,15 +268,15 @@ class NativeProcessor:
         ids: list[int] = [*prefix, *encoding["input_ids"]]
         starts = [0] * len(prefix) + [start for start, _ in encoding["offset_mapping"]]
         places = [bisect_left(starts, character) for answer in answers for character in (answer.start, answer.end)]
-        if expansions or self.image_token_id in ids:
-            ids, moved = _expand(ids, self.image_token_id, expansions, self.path)
+        if expansions or self._placeholder_id in ids:
+            ids, moved = expand(ids, self._placeholder_id, expansions, self.path)
             places = [moved[place] for place in places]
         spans = iter(places)
         return _LaidOut(
             ids,
             [token == self.image_token_id for token in ids],
             [token in self._special_ids for token in ids],
-            [Turn(answer.message, next(spans), next(spans)) for answer in answers],
+            [Span(answer.message, next(spans), next(spans)) for answer in answers],
         )
 
     def _write(self, conversation: list[dict[str, Any]], open_end: bool) -> str:
@@ -333,7 +312,7 @@ class NativeProcessor:
         if self.processor is None:
             return []
         named = {value for name, value in vars(self.processor).items() if name.endswith("_token")}
-        ids = [value for name, value in self.config.to_dict().items() if name.endswith("_token_id")]
+        ids = [value for name, value in self.config.to_dict().items() if name.endswith(("_token_id", "_token_index"))]
         special = {str(token) for number, token in self.tokenizer.added_tokens_decoder.items() if number in ids}
         eos = {self.tokenizer.eos_token, self.tokenizer.bos_token, self.tokenizer.pad_token}
         return sorted(token for token in named | special if isinstance(token, str) and token not in eos)
@@ -362,7 +341,7 @@ class NativeProcessor:
         names = argument_names(count)
         grids = {name: tensor for name, tensor in media.tensors.items() if name in names}
         if any(laid.visual) and not grids:
-            raise ValueError(f"media have no grids: keep the tensors {', '.join(self.layout_tensors)}")
+            raise ValueError("media have no grids: keep their tensors of whole numbers beside the features")
         ids = torch.tensor([laid.ids])
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **grids}
         if "mm_token_type_ids" in names:
@@ -377,45 +356,4 @@ class _LaidOut(NamedTuple):
     ids: list[int]
     visual: list[bool]
     special: list[bool]
-    turns: list[Turn]
-
-
-def _expansions(media: EncodedMedia) -> tuple[list[list[int]], list[int]]:
-    """Token ids for each image, and the number of images of each medium."""
-    if not media.lengths:
-        return [], []
-    if "expansion" not in media.tensors:
-        raise ValueError(f"media have no layout: keep the tensors {', '.join(NativeProcessor.layout_tensors)}")
-    parts = media.tensors["expansion"].split(media.tensors["expansion_lengths"].tolist())
-    return [part.tolist() for part in parts], media.tensors["images_of_items"].tolist()
-
-
-def _expand(ids: list[int], token: int, expansions: list[list[int]], path: Path) -> tuple[list[int], list[int]]:
-    """Put each expansion in the place of its placeholder; also where each old index, and the end, came to stand."""
-    if ids.count(token) != len(expansions):
-        raise UserError(
-            f"processor path = {path}: the chat template writes {ids.count(token)} placeholders for {len(expansions)} "
-            "images; give a chat_template that writes one for each"
-        )
-    rest = iter(expansions)
-    expanded: list[int] = []
-    moved = []
-    for value in ids:
-        moved.append(len(expanded))
-        expanded.extend(next(rest) if value == token else [value])
-    return expanded, [*moved, len(expanded)]
-
-
-def _joinable(tensors: Mapping[str, Any], wanted: set[str]) -> dict[str, Tensor]:
-    """The inputs of the vision encoder, so that those of several prompts join along dimension 0.
-
-    Tiles of a prompt come as (tiles, ...), as one (tiles, ...) for each image, or as (1, tiles, ...).
-    """
-    inputs = {name: value for name, value in tensors.items() if name in wanted}
-    tiles = inputs["pixel_values"]
-    if not isinstance(tiles, Tensor):
-        inputs["pixel_values"] = torch.cat([torch.as_tensor(np.asarray(image)) for image in tiles])
-    elif tiles.ndim == 5:
-        for name, value in inputs.items():
-            inputs[name] = value.transpose(0, 1) if value.shape[:2] == tiles.shape[:2] else value
-    return {name: torch.as_tensor(value) for name, value in inputs.items()}
+    turns: list[Span]

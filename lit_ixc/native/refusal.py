@@ -61,9 +61,8 @@ def _kinds_of_layers(config: PreTrainedConfig) -> list[tuple[str, int | None]]:
     """The kinds of layers, each with its window."""
     windows = {kind: getattr(config, name, None) for kind, name in _WINDOWS.items()}
     kinds = getattr(config, "layer_types", None)
-    if kinds is None:  # one kind of layers: a window that is set is used, unless a switch says no
-        used = [kind for kind, window in windows.items() if window is not None]
-        kinds = used if getattr(config, "use_sliding_window", True) else []
+    if kinds is None:  # one kind of layers: a window that is set is used
+        kinds = [kind for kind, window in windows.items() if window is not None]
     return [(kind, windows.get(kind)) for kind in sorted(set(kinds))]
 
 

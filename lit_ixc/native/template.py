@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,9 +14,10 @@ from lit_ixc.records import Message, RecordError, Role, TextPart
 Render = Callable[[list[dict[str, Any]], bool], str]
 
 _FIRST_MARK = 0xF0000  # a private plane of Unicode: no text in use holds these characters
+_MARKS = re.compile("[\U000f0000-\U000ffffd]")
 
 
-class Turn(NamedTuple):
+class Span(NamedTuple):
     """Where an assistant answer stands in the text: its first character, and the one behind its last."""
 
     message: int
@@ -27,10 +29,10 @@ class Rendered(NamedTuple):
     """A conversation as the text that is tokenised, placeholders of images not expanded yet."""
 
     text: str
-    turns: list[Turn]
+    turns: list[Span]
 
 
-class Turns(NamedTuple):
+class Turn(NamedTuple):
     """What a template writes, in its own form.
 
     Args:
@@ -42,7 +44,7 @@ class Turns(NamedTuple):
     parts: list[str | None]
 
 
-def turns_of(messages: Sequence[Message], leading: int, images_of: Sequence[int]) -> list[Turns]:
+def turns_of(messages: Sequence[Message], leading: int, images_of: Sequence[int]) -> list[Turn]:
     """Messages with as many images at each place as the medium there gives; a video gives one for each frame.
 
     Args:
@@ -59,11 +61,11 @@ def turns_of(messages: Sequence[Message], leading: int, images_of: Sequence[int]
             parts, front = front, parts
         for part in message.parts:
             parts.extend([part.text] if isinstance(part, TextPart) else [None] * next(rest))
-        turns.append(Turns(message.role, parts))
+        turns.append(Turn(message.role, parts))
     return turns
 
 
-def written(turns: Sequence[Turns], lists: bool) -> list[dict[str, Any]]:
+def written(turns: Sequence[Turn], lists: bool) -> list[dict[str, Any]]:
     """The conversation as a template reads it: contents as lists of parts, or as strings for text models."""
     if not lists:
         return [{"role": turn.role, "content": "".join(part or "" for part in turn.parts)} for turn in turns]
@@ -76,7 +78,7 @@ def written(turns: Sequence[Turns], lists: bool) -> list[dict[str, Any]]:
     ]
 
 
-def render(template: Render, turns: Sequence[Turns], lists: bool, open_end: bool = False) -> Rendered:
+def render(template: Render, turns: Sequence[Turn], lists: bool, open_end: bool = False) -> Rendered:
     """The text of a conversation, and where its assistant answers lie.
 
     The conversation is written twice, the second time with a mark before and behind each answer. A template may write
@@ -94,15 +96,16 @@ def render(template: Render, turns: Sequence[Turns], lists: bool, open_end: bool
         RecordError: The template refuses the conversation, or leaves out or changes an answer.
     """
     text = _write(template, written(turns, lists), open_end)
-    marked = _write(template, written([_mark(index, turn) for index, turn in enumerate(turns)], lists), open_end)
-    places: dict[int, int] = {}
-    clean: list[str] = []
-    for character in marked:
-        if _FIRST_MARK <= (code := ord(character)) < _FIRST_MARK + 2 * len(turns):
-            places[code - _FIRST_MARK] = len(clean)
-        else:
-            clean.append(character)
-    if "".join(clean) != text:
+    for inside in (False, True):  # a template that strips contents does not see white space behind a mark
+        marks = [_mark(index, turn, inside) for index, turn in enumerate(turns)]
+        marked = _write(template, written(marks, lists), open_end)
+        if _MARKS.sub("", marked) == text:
+            break
+    else:
+        raise _rewritten(turns[-1])
+    found = list(_MARKS.finditer(marked))  # the n-th mark stands n characters behind its place
+    places = {ord(match.group()) - _FIRST_MARK: match.start() - before for before, match in enumerate(found)}
+    if len(places) < len(found):
         raise _rewritten(turns[-1])
     answers = []
     for index, turn in enumerate(turns):
@@ -114,7 +117,7 @@ def render(template: Render, turns: Sequence[Turns], lists: bool, open_end: bool
             start = len(header) if text.startswith(header) else None
         if start is None or end is None:
             raise _rewritten(turn)
-        answers.append(Turn(index, start, end))
+        answers.append(Span(index, start, end))
     return Rendered(text, answers)
 
 
@@ -126,20 +129,19 @@ def _write(template: Render, conversation: list[dict[str, Any]], open_end: bool)
         raise RecordError("refused_by_template", "roles", roles, f"the chat template says: {error}") from error
 
 
-def _mark(index: int, turn: Turns) -> Turns:
-    """The turn with a mark before its first visible character and one behind its last; white space stays outside."""
+def _mark(index: int, turn: Turn, inside: bool) -> Turn:
+    """The turn with a mark before its text and one behind it, or inside of the white space at its ends."""
     first, last = chr(_FIRST_MARK + 2 * index), chr(_FIRST_MARK + 2 * index + 1)
-    if any(_FIRST_MARK <= ord(character) < 0xFFFFE for part in turn.parts for character in part or ""):
-        raise RecordError("private_character", f"{turn.role} text", turn.parts, "remove characters of plane 15")
+    text = "".join(part or "" for part in turn.parts)
+    if _MARKS.search(text):
+        raise RecordError("private_character", f"{turn.role} text", text, "remove its characters U+F0000 to U+FFFFD")
     if turn.role != "assistant":
         return turn
-    text = "".join(part or "" for part in turn.parts)
-    core = text.strip()
-    before = text[: len(text) - len(text.lstrip())] if core else text
-    behind = text[len(before) + len(core) :]
-    return Turns(turn.role, [f"{before}{first}{core}{last}{behind}"])
+    core = text.strip() if inside else text
+    before, _, behind = text.partition(core) if core else (text, "", "")
+    return Turn(turn.role, [f"{before}{first}{core}{last}{behind}"])
 
 
-def _rewritten(turn: Turns) -> RecordError:
+def _rewritten(turn: Turn) -> RecordError:
     remedy = "the chat template leaves this answer out or writes it in another form; give another chat_template"
     return RecordError("rewritten_by_template", f"{turn.role} text", "".join(part or "" for part in turn.parts), remedy)
