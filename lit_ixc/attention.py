@@ -148,7 +148,7 @@ class XformersKernel(TreeKernel):
 class FlexKernel(TreeKernel):
     """flex_attention; blocks of 128 tokens that see nothing of each other are skipped.
 
-    Compiled on GPUs. On CPUs, where the compiled form has no backward pass, it runs as written: slow, for checks.
+    Compiled on GPUs. On CPUs it has no backward pass and runs as written: slow, for checks of scores.
     """
 
     def __init__(self, batch: ComparisonBatch) -> None:
@@ -167,7 +167,10 @@ class FlexKernel(TreeKernel):
         if dropout:
             raise UserError("attention = flex: has no dropout; set the model's attention_dropout to 0 or use sdpa")
         grouped = query.shape[1] != key.shape[1]
-        mixed = self.attend(query, key, value, block_mask=self.mask, scale=scaling, enable_gqa=grouped)
+        try:
+            mixed = self.attend(query, key, value, block_mask=self.mask, scale=scaling, enable_gqa=grouped)
+        except NotImplementedError as error:  # gradients on a CPU
+            raise UserError(f"attention = flex: {error}; choose sdpa") from error
         return mixed.transpose(1, 2)
 
 
@@ -271,7 +274,7 @@ def prefix_tree_attention(
         )
     asked = [name for name in ("sliding_window", "softcap", "position_bias", "s_aux") if kwargs.get(name) is not None]
     if asked:
-        raise UserError(f"{type(module).__name__} asks for {', '.join(asked)}; set attention to dense or separate")
+        raise UserError(f"{type(module).__name__} asks for {', '.join(asked)}; set attention to separate")
     return tree(query, key, value, scaling, dropout), None
 
 

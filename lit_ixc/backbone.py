@@ -182,7 +182,9 @@ def compile_layers(model: nn.Module) -> None:
     if not isinstance(layers, nn.ModuleList):
         raise UserError(f"compile = True: the decoder of {type(model).__name__} has no list of layers; set it to false")
     for layer in layers:
-        layer.compile()
+        # a checkpoint around a kernel that is not compiled would leave the whole layer uncompiled
+        for module in layer.children() if getattr(layer, "gradient_checkpointing", False) else [layer]:
+            module.compile()
 
 
 def join_media(tensors: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -232,9 +234,13 @@ def _decode(
     model: nn.Module, family: Family, batch: ComparisonBatch, features: Tensor | None, kernel: Kernel
 ) -> Tensor:
     decoder = cast(PreTrainedModel, family.parts(model).decoder)
-    inputs = attention_inputs(batch, kernel, _compute_dtype(decoder, batch.input_ids.device))
+    dtype = _compute_dtype(decoder, batch.input_ids.device)
+    inputs = attention_inputs(batch, kernel, dtype)
     if "tree" in inputs:
         decoder.config._attn_implementation = {"": FUNCTION}  # of the decoder, not of a vision tower under it
+    elif decoder.config._attn_implementation == "eager":  # adds its mask to the scores: True would count as 1
+        sees = inputs["attention_mask"]
+        inputs["attention_mask"] = torch.zeros_like(sees, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
     return family.decode(model, batch, features, **inputs)
 
 
@@ -244,7 +250,8 @@ def _separate_rows(model: nn.Module, family: Family, batch: ComparisonBatch, fea
     if features is not None:
         of_each = features.split([sum(media.lengths) for media in batch.media])
         features = torch.cat([of_each[number] for number in rows.owner])
-    states = _decode(model, family, rows.batch, features, "auto")  # (S, L, H)
+    counts = (rows.batch.comparison >= 0).long()
+    states = family.decode(model, rows.batch, features, attention_mask=counts)  # (S, L, H)
     return states.flatten(0, 1)[rows.back].view(*batch.input_ids.shape, -1)
 
 

@@ -10,11 +10,12 @@ from lit_ixc.batch import EncodedMedia, EncodedSequence, Ending
 from lit_ixc.ixc25.image import IXC25ImageProcessor, Variant
 from lit_ixc.ixc25.processing import IXC25Processor, Template
 from lit_ixc.ixc25.tokenizer import load_released, train_tokenizer
+from lit_ixc.native.processing import OPTIONS, NativeProcessor
 from lit_ixc.records import MediaPart, Message, Prompt, UserError
 
 
 class SavedProcessor:
-    """The processor in a folder: a training run's export, or the released files.
+    """The processor in a folder that a training run exported, of IXC-2.5 or of a native model.
 
     Args:
         path: The folder.
@@ -24,12 +25,14 @@ class SavedProcessor:
         self.path = Path(path)
 
     @cached_property
-    def processor(self) -> IXC25Processor:
+    def processor(self) -> IXC25Processor | NativeProcessor:
         """The processor itself, read on first use.
 
         Raises:
             UserError: There is none in the folder.
         """
+        if (self.path / OPTIONS).is_file():
+            return NativeProcessor.from_pretrained(self.path)
         if not (self.path / "processor_config.json").is_file():
             raise UserError(
                 f"processor path = {self.path}: no processor_config.json there; train or export a model first"

@@ -2,6 +2,7 @@
 
 Without a GPU the step runs on PyTorch's meta device, whose tensors have no data: what would read one fails, wherever it
 hides. What the meta device lets pass although a GPU would wait for it, the dispatch mode ``NoWaiting`` refuses.
+``attention: separate`` is for comparison and left out: transformers looks whether the rows of its mask have padding.
 """
 
 from __future__ import annotations
@@ -192,7 +193,6 @@ MODULES: dict[str, Callable[[], BackboneModule]] = {
         Tiny(), head=mean, loss=BradleyTerry(0.1, 0.5, 0.1, centring=0.01, ties="half"), lora=Lora(2, 4.0)
     ),
     "reward, scores": lambda: RewardModule(Tiny(), loss=ScoreRegression(0.5), attention="dense"),
-    "reward, separate": lambda: RewardModule(Tiny(), attention="separate"),
     "sft": lambda: SFTModule(Tiny()),
     "sft, vision trains": lambda: SFTModule(
         Tiny(), image_words_weight=0.5, freeze_vision=False, freeze_projector=False

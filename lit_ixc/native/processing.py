@@ -27,7 +27,7 @@ from lit_ixc.native.model import argument_names, model_class, read_config
 from lit_ixc.native.template import Span, render, turns_of
 from lit_ixc.records import ImagePart, MediaPart, Message, Prompt, RecordError, UserError
 
-_OPTIONS = "native_processor.json"  # what is not in the files of transformers
+OPTIONS = "native_processor.json"  # what is not in the files of transformers
 
 
 class NativeProcessor:
@@ -75,7 +75,7 @@ class NativeProcessor:
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> NativeProcessor:
         """The processor that :meth:`save_pretrained` wrote, with its options."""
-        options = Path(folder) / _OPTIONS
+        options = Path(folder) / OPTIONS
         return cls(str(folder), **(json.loads(options.read_text()) if options.is_file() else {}))
 
     def save_pretrained(self, folder: Path) -> None:
@@ -86,7 +86,7 @@ class NativeProcessor:
         options = {name: getattr(self, name) for name in sorted(argument_names(type(self)) - {"path"})}
         if self.chat_template is not None:
             options["chat_template"] = self.template
-        (folder / _OPTIONS).write_text(json.dumps(options, indent=2) + "\n")
+        (folder / OPTIONS).write_text(json.dumps(options, indent=2) + "\n")
 
     def __getstate__(self) -> dict[str, Any]:
         """What was read stays behind: a worker reads it again."""

@@ -13,6 +13,7 @@ import torch
 from lit_ixc.backbone import BackboneSource
 from lit_ixc.generation import Decoding, check_decoding, sample
 from lit_ixc.ixc25.model import IXC25ForConditionalGeneration
+from lit_ixc.ixc25.processing import IXC25Processor
 from lit_ixc.pairing.cases import NoPair, Policy, Sampling
 from lit_ixc.processors import SavedProcessor
 from lit_ixc.records import Prompt, RecordError, UserError
@@ -57,7 +58,13 @@ class ModelPolicy(Policy):
     @cached_property
     def model(self) -> IXC25ForConditionalGeneration:
         """The model itself."""
-        return cast(IXC25ForConditionalGeneration, self.backbone.load(lm_head=True).to(self.device).eval())
+        model = self.backbone.load(lm_head=True)
+        if not isinstance(model, IXC25ForConditionalGeneration):
+            raise UserError(
+                f"policy.backbone: a {type(model).__name__} cannot be sampled from here, only IXC-2.5 models can; "
+                "sample with another program and give its answers by --responses"
+            )
+        return model.to(self.device).eval()
 
     def release(self) -> None:
         """Free the model's memory; it is loaded again when it is needed."""
@@ -77,7 +84,8 @@ class ModelPolicy(Policy):
     def sample(self, prompts: Sequence[tuple[str, Prompt]], n: int, seed: int) -> list[Sampling]:
         """See ``Policy``."""
         check_decoding(self.decoding, n)
-        answers = sample(self.model, self.processor.processor, prompts, n, self.decoding, seed)
+        processor = cast(IXC25Processor, self.processor.processor)  # the model has been checked
+        answers = sample(self.model, processor, prompts, n, self.decoding, seed)
         return [
             Sampling([], NoPair(one.reason, str(one)))
             if isinstance(one, RecordError)

@@ -14,6 +14,7 @@ from lit_ixc.cli import main
 RUNS = sorted(Path(__file__).parents[2].glob("configs/run/*.yaml"))
 MIXES = sorted(Path(__file__).parents[2].glob("configs/data/*.yaml"))
 OVERLAYS = sorted(Path(__file__).parents[2].glob("configs/model/*.yaml"))
+CALLBACKS = sorted(Path(__file__).parents[2].glob("configs/trainer/*.yaml"))
 SMALL = [
     "--trainer.max_steps=2",
     "--trainer.val_check_interval=2",
@@ -43,6 +44,38 @@ def test_model_overlay_stacks_on_a_reward_run(overlay: Path, capsys: pytest.Capt
     wanted = re.findall(r"class_path: (\S+)|rank: (\d+)", overlay.read_text())
     printed = capsys.readouterr().out
     assert wanted and all((name or f"rank: {rank}") in printed for name, rank in wanted)
+
+
+@pytest.mark.parametrize("overlay", CALLBACKS, ids=lambda path: path.stem)
+def test_callback_overlay_adds_to_those_of_a_run(overlay: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = next(path for path in RUNS if path.stem == "quickstart_reward")
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(run), "--config", str(overlay), "--print_config"])
+    assert stop.value.code == 0
+    printed = [entry["class_path"] for entry in yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"]]
+    own = [entry["class_path"] for entry in yaml.safe_load(run.read_text())["trainer"]["callbacks"]]
+    assert printed == [*own, *re.findall(r"class_path: (\S+)", overlay.read_text())]
+
+
+def test_the_feature_cache_changes_no_number(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two epochs without it, with an empty one, and with what that run left there: the same losses, bit for bit."""
+    configs = Path(__file__).parents[2] / "configs"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)  # the tiny model's processor is kept under runs/
+    cache = ["--config", str(configs / "trainer" / "cache_features.yaml")]
+    losses, hits = [], []
+    for name, callback in (("without", []), ("empty", cache), ("filled", cache)):
+        run = [str(configs / "run" / "quickstart_reward.yaml"), "--config", str(configs / "model" / "reward_tiny.yaml")]
+        options = ["--trainer.default_root_dir", name, "--data.init_args.data_root", str(corpus / "train"), *SMALL]
+        more = ["--trainer.max_steps=8", "--trainer.max_epochs=2", "--trainer.val_check_interval=4"]
+        assert main(["fit", "--config", *run, *callback, *options, *more]) == 0
+        board = EventAccumulator(str(tmp_path / name / "reward" / "version_0"))
+        board.Reload()
+        losses.append([event.value for event in board.Scalars("train/loss")])
+        tags = board.Tags()["scalars"]
+        hits.append(board.Scalars("features/hit_rate")[-1].value if "features/hit_rate" in tags else None)
+    assert len(losses[0]) == 8 and losses[0] == losses[1] == losses[2]
+    assert hits[0] is None and hits[1] < 1 and hits[2] == 1
 
 
 @pytest.mark.parametrize("mix", MIXES, ids=lambda path: path.stem)
