@@ -96,7 +96,8 @@ class NativeFamily(Family):
         """(N, F): what stands at the visual positions of these media, reading order.
 
         F is H, or H * (1 + D) where D of the decoder's first layers get features of their own (deepstack), which
-        stand side by side behind the first H. Tensors that the vision encoder does not take are ignored.
+        stand side by side behind the first H. Tensors that the vision encoder does not take are ignored. Beside
+        ``pixel_values_videos``, ``video_items`` is not 0 where an item of the prompt is a video.
 
         Raises:
             UserError: The model takes no images.
@@ -104,14 +105,11 @@ class NativeFamily(Family):
         base = base_of(model)
         if not hasattr(base, "get_image_features"):
             raise UserError(f"backbone of class {type(base).__name__}: it takes no images; use an image-text model")
-        kinds = [_of_kind(base, base.get_image_features, tensors, "pixel_values")]
-        if "pixel_values_videos" in tensors:
-            kinds.append(_of_kind(base, base.get_video_features, tensors, "pixel_values_videos"))
-        items = [item for kind in kinds for item in kind]
-        if "video_items" in tensors:  # True where an item of the prompt is a video
-            images, videos = (iter(kind) for kind in kinds)
-            items = [next(videos if video else images) for video in tensors["video_items"].tolist()]
-        return torch.cat(items)
+        images = _of_kind(base, base.get_image_features, tensors, "pixel_values")
+        if "pixel_values_videos" not in tensors:
+            return torch.cat(images)
+        rest, videos = iter(images), iter(_of_kind(base, base.get_video_features, tensors, "pixel_values_videos"))
+        return torch.cat([next(videos if video else rest) for video in tensors["video_items"].tolist()])
 
     def decode(self, model: nn.Module, batch: ComparisonBatch, features: Tensor | None, **attention: Any) -> Tensor:
         """(B, T, H) hidden states behind the final norm of every token of the batch.

@@ -5,24 +5,28 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
-import numpy as np
-import PIL
 import torch
-import transformers
-from numpy.typing import NDArray
-from PIL import Image
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
+from transformers.utils import is_torchvision_available
 
 from lit_ixc.batch import EncodedMedia, EncodedSequence, Ending
 from lit_ixc.ixc25.image import load_image
 from lit_ixc.ixc25.video import read_frames
-from lit_ixc.native.files import read_processor, read_tokenizer
-from lit_ixc.native.media import expand, expansions_of, image_arguments, joinable
+from lit_ixc.native import media as vision
+from lit_ixc.native.files import (
+    image_arguments,
+    leading_ids,
+    placeholders,
+    processor_settings,
+    read_processor,
+    read_template,
+    read_tokenizer,
+)
 from lit_ixc.native.model import argument_names, model_class, read_config
 from lit_ixc.native.template import Span, render, turns_of
 from lit_ixc.records import ImagePart, MediaPart, Message, Prompt, RecordError, UserError
@@ -42,7 +46,8 @@ class NativeProcessor:
         min_pixels: Fewest pixels of an image behind its resizing, likewise.
         max_frames: Most frames of a video.
         frame_size: Longer side of a video's frames in pixels, before the image processor sees them.
-        video: ``frames`` gives a video as images, one for each frame. ``native`` uses the model's own video path.
+        video: ``frames`` gives a video as images, one for each frame. ``native`` gives the same frames to the model's
+            own video processor, which needs torchvision.
         chat_template: A template in place of the model's own: Jinja, or the path of a file with it.
         template_options: Variables of the template, e.g. ``{enable_thinking: false}``.
         image_options: Settings of the image processor in place of the model's own, e.g. ``{max_patches: 6}``.
@@ -55,7 +60,7 @@ class NativeProcessor:
         min_pixels: int | None = None,
         max_frames: int = 32,
         frame_size: int = 448,
-        video: Literal["frames"] = "frames",
+        video: Literal["frames", "native"] = "frames",
         chat_template: str | None = None,
         template_options: dict[str, Any] | None = None,
         image_options: dict[str, Any] | None = None,
@@ -63,8 +68,13 @@ class NativeProcessor:
         for name, value in (("max_frames", max_frames), ("frame_size", frame_size)):
             if value < 1:
                 raise UserError(f"processor {name} = {value}: choose a positive number")
-        if video != "frames":
-            raise UserError(f"processor video = {video!r}: use 'frames'")
+        if video not in ("frames", "native"):
+            raise UserError(f"processor video = {video!r}: use 'frames' or 'native'")
+        if video == "native" and not is_torchvision_available():
+            raise UserError(
+                "processor video = 'native': the models' own video processors need torchvision, which is not "
+                "installed; set video: frames"
+            )
         self.path = Path(path)
         self.max_pixels, self.min_pixels = max_pixels, min_pixels
         self.max_frames, self.frame_size, self.video = max_frames, frame_size, video
@@ -105,7 +115,7 @@ class NativeProcessor:
     @cached_property
     def processor(self) -> ProcessorMixin | None:
         """The model's own processor; None for a text model."""
-        return read_processor(self.path, self.config, self.tokenizer)
+        return read_processor(self.path, self.config, self.tokenizer, video=self.video == "native")
 
     @cached_property
     def template(self) -> str:
@@ -114,17 +124,7 @@ class NativeProcessor:
         Raises:
             UserError: There is none, or ``chat_template`` names no file.
         """
-        template: Any = self.chat_template
-        if template is not None and "{" not in template:
-            if not Path(template).is_file():
-                raise UserError(f"processor chat_template = {template!r}: neither Jinja nor a file; give one of them")
-            template = Path(template).read_text()
-        template = template or getattr(self.processor, "chat_template", None) or self.tokenizer.chat_template
-        if isinstance(template, dict):
-            template = template.get("default")
-        if not template:
-            raise UserError(f"processor path = {self.path}: there is no chat template; give chat_template")
-        return cast(str, template)
+        return read_template(self.path, self.chat_template, self.processor, self.tokenizer)
 
     @property
     def pad_token_id(self) -> int:
@@ -140,43 +140,45 @@ class NativeProcessor:
         return -1 if self.processor is None else int(self.config.image_token_id)
 
     @cached_property
-    def _placeholder_id(self) -> int:
-        """Id of the token in the template's text that an image takes the place of; -1 for a text model."""
+    def _visual_ids(self) -> set[int]:
+        """Ids at visual positions."""
+        return {self.image_token_id, getattr(self.config, "video_token_id", None) or -1} - {-1}
+
+    @cached_property
+    def _placeholder_ids(self) -> list[int]:
+        """Ids of the tokens in the template's text that an image, and a video given as such, take the place of."""
         if self.processor is None:
-            return -1
-        return int(self.tokenizer.convert_tokens_to_ids(self.processor.image_token))
+            return []
+        tokens = [self.processor.image_token, *([self.processor.video_token] if self.video == "native" else [])]
+        return cast(list[int], self.tokenizer.convert_tokens_to_ids(tokens))
 
     @property
     def media_settings(self) -> str:
         """All that decides what becomes of an image or a video, as JSON: a part of the key under which features are
         kept."""
-        processor = self.processor
         settings = {
-            "processor": type(processor).__name__,
-            "processor_settings": {} if processor is None else processor.to_dict(),
-            "image_processor": "" if processor is None else type(processor.image_processor).__name__,
-            "images_kwargs": {} if processor is None else self._images_kwargs,
-            "max_frames": self.max_frames,
-            "frame_size": self.frame_size,
-            "video": self.video,
-            "transformers": transformers.__version__,
-            "pillow": PIL.__version__,
+            **processor_settings(self.processor),
+            "images_kwargs": {} if self.processor is None else self._images_kwargs,
+            **{name: getattr(self, name) for name in ("max_frames", "frame_size", "video")},
         }
         return json.dumps(settings, sort_keys=True, default=str)
 
     @cached_property
     def _images_kwargs(self) -> dict[str, Any]:
         """Arguments of the image processor."""
-        processor = cast(ProcessorMixin, self.processor)
-        return image_arguments(processor, self.image_options, self.min_pixels, self.max_pixels)
+        return image_arguments(
+            cast(ProcessorMixin, self.processor), self.image_options, self.min_pixels, self.max_pixels
+        )
 
     def encode_media(self, media: Sequence[MediaPart]) -> EncodedMedia:
         """Preprocess the pictures and videos of one prompt.
 
         Returns:
-            Visual tokens of each, and the inputs of the model's ``get_image_features``; beside them the tokens that
-            stand in the place of each image: ``expansion`` (E,), its cuts ``expansion_lengths`` (images,), and
-            ``images_of_items`` (media,). :meth:`encode_conversation` reads the tensors of whole numbers alone.
+            Visual tokens of each, and the inputs of the model's ``get_image_features`` and ``get_video_features``;
+            beside them the tokens that stand in the place of each image: ``expansion`` (E,), its cuts
+            ``expansion_lengths`` (images,), and ``images_of_items`` (media,). With ``video: native`` a video takes one
+            place among the images, where ``video_items`` (images,) is 1. :meth:`encode_conversation` reads the tensors
+            of whole numbers alone.
 
         Raises:
             RecordError: One cannot be decoded or used, or the model takes text alone.
@@ -187,30 +189,22 @@ class NativeProcessor:
         if processor is None:
             remedy = f"{self.config.model_type} takes text alone: remove it, or use an image-text model"
             raise RecordError("media_for_text_model", "media", media[0].name, remedy)
-        items = [self._images(part) for part in media]
-        images = [image for item in items for image in item]
+        items = [self._read(part) for part in media]
         try:
-            tensors, texts = processor._process_images([images], **self._images_kwargs)
+            inputs, texts = vision.encode(processor, self._model_class, items, self._images_kwargs)
         except (ValueError, ZeroDivisionError) as error:
             names = ", ".join(part.name for part in media)
-            raise RecordError("unusable_image", "media", names, f"the image processor refuses it: {error}") from error
+            raise RecordError("unusable_image", "media", names, f"the model's processor refuses it: {error}") from error
         expansions = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        visual = [ids.count(self.image_token_id) for ids in expansions]
-        cuts = np.cumsum([0, *(len(item) for item in items)])
-        lengths = tuple(sum(visual[start:end]) for start, end in zip(cuts, cuts[1:], strict=False))
-        layout = {
-            "expansion": torch.tensor([token for ids in expansions for token in ids]),
-            "expansion_lengths": torch.tensor([len(ids) for ids in expansions]),
-            "images_of_items": torch.tensor([len(item) for item in items]),
-        }
-        inputs = joinable(tensors, argument_names(self._model_class.get_image_features))
+        lengths, layout = vision.layout_of(items, expansions, self._visual_ids)
         return EncodedMedia(lengths, {**inputs, **layout})
 
-    def _images(self, part: MediaPart) -> list[Image.Image]:
+    def _read(self, part: MediaPart) -> vision.Item:
         """A picture, or the frames of a video."""
         if isinstance(part, ImagePart):
             return [load_image(part.data, part.name)]
-        return [frame.image for frame in read_frames(part.data, self.max_frames, self.frame_size, part.name)]
+        frames = [frame.image for frame in read_frames(part.data, self.max_frames, self.frame_size, part.name)]
+        return vision.clip_of(part, frames, self.max_frames) if self.video == "native" else frames
 
     def encode_conversation(
         self, prompt: Prompt, response: Sequence[Message], media: EncodedMedia, ending: Ending
@@ -241,7 +235,7 @@ class NativeProcessor:
             stop = len(loss) if turn is laid.turns[-1] else turn.end + laid.special[turn.end]
             loss[turn.start : stop] = [True] * (stop - turn.start)
         start = next(turn.start for turn in laid.turns if turn.message == len(prompt.messages))
-        return EncodedSequence(laid.ids, laid.visual, loss, start, laid.turns[-1].end, self._axes(laid, media))
+        return EncodedSequence(laid.ids, laid.visual, loss, start, laid.turns[-1].end, laid.axes)
 
     def encode_prompt(self, prompt: Prompt, media: EncodedMedia) -> EncodedSequence:
         """Token ids of a prompt up to and including the header of the answer, to generate from.
@@ -250,54 +244,50 @@ class NativeProcessor:
         """
         laid = self._lay_out(prompt.messages, prompt, media, open_end=True)
         length = len(laid.ids)
-        return EncodedSequence(laid.ids, laid.visual, [False] * length, length, length, self._axes(laid, media))
+        return EncodedSequence(laid.ids, laid.visual, [False] * length, length, length, laid.axes)
 
-    def _lay_out(self, messages: Sequence[Message], prompt: Prompt, media: EncodedMedia, open_end: bool) -> _LaidOut:
+    def _lay_out(
+        self, messages: Sequence[Message], prompt: Prompt, media: EncodedMedia, open_end: bool
+    ) -> vision.LaidOut:
         """Write, tokenise, and put the tokens of each image in the place of its placeholder."""
         if len(media.lengths) != len(prompt.media):
             raise ValueError(f"the prompt has {len(prompt.media)} media, but {len(media.lengths)} are encoded")
         for message in messages:
             self._check(message)
-        expansions, images_of = expansions_of(media)
+        placed, images_of = vision.placed_of(media, self.tokenizer)
         turns = turns_of(messages, len(prompt.leading), images_of)
-        text, answers = render(self._write, turns, lists=self.processor is not None, open_end=open_end)
+        write = partial(self._write, placed)
+        text, answers = render(write, turns, lists=self.processor is not None, open_end=open_end)
         if not open_end:
             text = text.rstrip()
-        prefix = self._leading_ids(text)
+        prefix = [] if self.processor is None else leading_ids(self.tokenizer, text)
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids: list[int] = [*prefix, *encoding["input_ids"]]
         starts = [0] * len(prefix) + [start for start, _ in encoding["offset_mapping"]]
         places = [bisect_left(starts, character) for answer in answers for character in (answer.start, answer.end)]
-        if expansions or self._placeholder_id in ids:
-            ids, moved = expand(ids, self._placeholder_id, expansions, self.path)
+        if placed or not set(self._placeholder_ids).isdisjoint(ids):
+            ids, moved = vision.expand(ids, self._placeholder_ids, placed, self.path)
             places = [moved[place] for place in places]
         spans = iter(places)
-        return _LaidOut(
+        visual = [token in self._visual_ids for token in ids]
+        return vision.LaidOut(
             ids,
-            [token == self.image_token_id for token in ids],
+            visual,
             [token in self._special_ids for token in ids],
             [Span(answer.message, next(spans), next(spans)) for answer in answers],
+            vision.axes_of(self._positions, self.processor, ids, visual, media),
         )
 
-    def _write(self, conversation: list[dict[str, Any]], open_end: bool) -> str:
-        return cast(
-            str,
-            self.tokenizer.apply_chat_template(
-                conversation,
-                chat_template=self.template,
-                tokenize=False,
-                add_generation_prompt=open_end,
-                **self.template_options,
-            ),
+    def _write(self, placed: Sequence[vision.Placed], conversation: list[dict[str, Any]], open_end: bool) -> str:
+        videos = any(one.video for one in placed)
+        text = self.tokenizer.apply_chat_template(
+            vision.name_videos(conversation, placed) if videos else conversation,
+            chat_template=self.template,
+            tokenize=False,
+            add_generation_prompt=open_end,
+            **self.template_options,
         )
-
-    def _leading_ids(self, text: str) -> list[int]:
-        """The tokenizer's own begin-of-text id, where an image-text model's template leaves it to the tokenizer."""
-        bos = self.tokenizer.bos_token
-        if self.processor is None or bos is None or text.startswith(bos):
-            return []
-        first = self.tokenizer("")["input_ids"][:1]
-        return first if first == [self.tokenizer.bos_token_id] else []
+        return vision.write_heads(text, cast(Any, self.processor).video_token, placed) if videos else cast(str, text)
 
     def _check(self, message: Message) -> None:
         """Raise RecordError where a text holds what stands for images."""
@@ -308,14 +298,7 @@ class NativeProcessor:
 
     @cached_property
     def _placeholders(self) -> list[str]:
-        """Tokens that stand for images or frame them."""
-        if self.processor is None:
-            return []
-        named = {value for name, value in vars(self.processor).items() if name.endswith("_token")}
-        ids = [value for name, value in self.config.to_dict().items() if name.endswith(("_token_id", "_token_index"))]
-        special = {str(token) for number, token in self.tokenizer.added_tokens_decoder.items() if number in ids}
-        eos = {self.tokenizer.eos_token, self.tokenizer.bos_token, self.tokenizer.pad_token}
-        return sorted(token for token in named | special if isinstance(token, str) and token not in eos)
+        return [] if self.processor is None else placeholders(self.processor, self.tokenizer, self.config)
 
     @cached_property
     def _special_ids(self) -> set[int]:
@@ -332,28 +315,3 @@ class NativeProcessor:
             return None
         with torch.device("meta"):
             return self._model_class._from_config(self.config)
-
-    def _axes(self, laid: _LaidOut, media: EncodedMedia) -> NDArray[np.int64] | None:
-        """(A, L) positions as the model itself counts them."""
-        if self._positions is None:
-            return None
-        count = cast(Any, self._positions).get_rope_index
-        names = argument_names(count)
-        grids = {name: tensor for name, tensor in media.tensors.items() if name in names}
-        if any(laid.visual) and not grids:
-            raise ValueError("media have no grids: keep their tensors of whole numbers beside the features")
-        ids = torch.tensor([laid.ids])
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **grids}
-        if "mm_token_type_ids" in names:
-            inputs["mm_token_type_ids"] = torch.tensor([laid.visual], dtype=torch.int)
-        positions, _ = count(**inputs)
-        return cast(NDArray[np.int64], positions[:, 0].numpy())
-
-
-class _LaidOut(NamedTuple):
-    """A conversation as tokens; turns hold indices of tokens."""
-
-    ids: list[int]
-    visual: list[bool]
-    special: list[bool]
-    turns: list[Span]

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import torch
 import transformers
 from PIL import Image
@@ -29,7 +31,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from lit_ixc.native import NativeProcessor, load
 from lit_ixc.native.files import _without_video
-from lit_ixc.records import ImagePart, Message, Prompt, TextPart
+from lit_ixc.records import ImagePart, MediaPart, Message, Prompt, TextPart, VideoPart
 
 # transformers 5.17 needs torchvision to read the image processor of Idefics3; later versions do not.
 _IDEFICS3 = () if getattr(transformers.Idefics3ImageProcessorPil, "is_dummy", False) else ("idefics3",)
@@ -46,7 +48,8 @@ SENTENCES = (
 
 _TURN = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
-    "{% for c in m.content %}{% if c.type == 'image' %}IMAGE{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}"
+    "{% for c in m.content %}{% if c.type == 'image' %}IMAGE{% elif c.type == 'video' %}VIDEO"
+    "{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 # Llama's form: a begin-of-text token, headers between two tokens, contents stripped.
@@ -93,18 +96,26 @@ _NAMED: dict[str, dict[str, str]] = {  # tokens that a processor asks its tokeni
         "video_token": "<video>",
     }
 }
-_IMAGE = {
+IMAGE = {
     "qwen2_5_vl": "<|vision_start|><|image_pad|><|vision_end|>",
     "qwen3_vl": "<|vision_start|><|image_pad|><|vision_end|>",
     "internvl": "<IMG_CONTEXT>\n",
     "llava_onevision": "<image>",
     "idefics3": "<image>",
 }
+VIDEO = {
+    "qwen2_5_vl": "<|vision_start|><|video_pad|><|vision_end|>",
+    "qwen3_vl": "<|vision_start|><|video_pad|><|vision_end|>",
+    "internvl": "<video>\n",
+    "llava_onevision": "<video>",
+}
 
 
 def chat_template(family: str) -> str:
     """A short template of the family's kind."""
-    return {"llama": _LLAMA, "qwen3": _QWEN3}.get(family) or _TURN.replace("IMAGE", _IMAGE.get(family, ""))
+    return {"llama": _LLAMA, "qwen3": _QWEN3}.get(family) or _TURN.replace("IMAGE", IMAGE.get(family, "")).replace(
+        "VIDEO", VIDEO.get(family, "")
+    )
 
 
 @cache
@@ -235,6 +246,20 @@ def picture(width: int, height: int, seed: int = 0) -> ImagePart:
     return ImagePart(f"{seed}.png", buffer.getvalue())
 
 
-def question(*parts: str | ImagePart) -> Prompt:
-    """A prompt of one user turn of texts and pictures."""
+def film(frames: int, width: int = 16, height: int = 16, fps: int = 10) -> VideoPart:
+    """A video whose left half grows brighter and whose right half grows darker."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for index in range(frames):
+            pixels = np.full((height, width, 3), 4 * index % 256, np.uint8)
+            pixels[:, width // 2 :] = 255 - pixels[:, :1]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        container.mux(stream.encode())
+    return VideoPart(f"{frames}.mp4", buffer.getvalue())
+
+
+def question(*parts: str | MediaPart) -> Prompt:
+    """A prompt of one user turn of texts, pictures and videos."""
     return Prompt((Message("user", tuple(TextPart(part) if isinstance(part, str) else part for part in parts)),))
