@@ -166,9 +166,10 @@ class ComparisonDataset(Dataset[Loaded]):
                 return Loaded(merge(kept), events)
         if self.replace_dropped:
             reasons = ", ".join(f"{reason}: {count}" for (_, reason), count in events.items())
+            longer = "raise max_length, choose too_long: truncate, or " if "too_long" in reasons else ""
             raise UserError(
                 f"set {view.name}: {events.total()} rows were dropped one after another ({reasons}) and none is left "
-                "for the batch; raise max_length, choose too_long: truncate, or leave the set out"
+                f"for the batch; {longer}leave the set out"
             )
         return Loaded(None, events)
 

@@ -58,6 +58,9 @@ def tree_mask(batch: ComparisonBatch) -> Tensor:
 class TreeKernel(ABC):
     """Attention of the layers of one forward pass; what depends on the batch alone is prepared once."""
 
+    def __init__(self, batch: ComparisonBatch) -> None:
+        self.longest = max(tree.longest for tree in batch.trees)
+
     @abstractmethod
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float) -> Tensor:
         """query (B, n, T, d), key and value (B, m, T, d) -> (B, T, n, d); finite at padding."""
@@ -71,6 +74,7 @@ class SegmentKernel(TreeKernel):
     """
 
     def __init__(self, batch: ComparisonBatch) -> None:
+        super().__init__(batch)
         device = batch.input_ids.device
         self.trees = sorted(batch.trees)
         self.sizes: list[int] = []  # of consecutive pieces of the flattened columns: gap, prefix, continuations, ...
@@ -117,6 +121,7 @@ class XformersKernel(TreeKernel):
     """Every prefix and every continuation of all trees is a block of one call; padding enters no block."""
 
     def __init__(self, batch: ComparisonBatch) -> None:
+        super().__init__(batch)
         device = batch.input_ids.device
         trees = sorted(batch.trees)
         queries, keys = tree_blocks(trees)
@@ -138,7 +143,8 @@ class XformersKernel(TreeKernel):
         if groups > 1:  # (tokens, m, n/m, d): keys and values are the same memory for all heads of a group
             k, v = (x[:, :, None].expand(-1, -1, groups, -1) for x in (k, v))
             q = q.unflatten(1, (-1, groups))
-            if torch.is_grad_enabled() and q.requires_grad:  # the backward kernels take plain heads alone
+            needs_gradient = q.requires_grad or k.requires_grad or v.requires_grad
+            if torch.is_grad_enabled() and needs_gradient:  # the backward kernels take plain heads alone
                 q, k, v = (x.flatten(1, 2) for x in (q, k, v))
         mixed = memory_efficient_attention(q[None], k[None], v[None], self.bias, dropout, scaling)
         out = query.new_zeros(rows * width, heads, depth)
@@ -152,6 +158,7 @@ class FlexKernel(TreeKernel):
     """
 
     def __init__(self, batch: ComparisonBatch) -> None:
+        super().__init__(batch)
         comparison, segment = batch.comparison, batch.segment
         rows, width = segment.shape
 
@@ -160,8 +167,8 @@ class FlexKernel(TreeKernel):
             own = (comparison[b, q] == comparison[b, k]) & (comparison[b, q] >= 0)
             return (shared & own & (q >= k)) | (q == k)
 
-        self.mask = create_block_mask(sees, rows, None, width, width, device=segment.device)
-        self.attend = _compiled_flex() if segment.is_cuda else flex_attention
+        make_mask, self.attend = _compiled_flex() if segment.is_cuda else (create_block_mask, flex_attention)
+        self.mask = make_mask(sees, rows, None, width, width, device=segment.device)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float) -> Tensor:
         if dropout:
@@ -272,10 +279,13 @@ def prefix_tree_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    asked = [name for name in ("sliding_window", "softcap", "position_bias", "s_aux") if kwargs.get(name) is not None]
+    asked = [name for name in ("softcap", "position_bias", "s_aux") if kwargs.get(name) is not None]
+    window = kwargs.get("sliding_window")
+    if window is not None and window < tree.longest:  # a shorter sequence lies within it
+        asked.append("sliding_window")
     if asked:
         raise UserError(f"{type(module).__name__} asks for {', '.join(asked)}; set attention to separate")
-    return tree(query, key, value, scaling, dropout), None
+    return tree(query, key, value, scaling, dropout).contiguous(), None
 
 
 AttentionInterface.register(FUNCTION, prefix_tree_attention)
@@ -305,5 +315,6 @@ def _say_once(message: str) -> None:
 
 
 @cache
-def _compiled_flex() -> Any:
-    return torch.compile(flex_attention, dynamic=True)
+def _compiled_flex() -> tuple[Any, Any]:
+    """Compiled, neither the mask of a whole row nor its scores are ever in memory."""
+    return torch.compile(create_block_mask, dynamic=True), torch.compile(flex_attention, dynamic=True)

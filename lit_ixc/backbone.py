@@ -25,7 +25,8 @@ from lit_ixc.ixc25.family import IXC25Family
 from lit_ixc.ixc25.miniature import build, mini_config
 from lit_ixc.ixc25.model import IXC25ForConditionalGeneration, IXC25Model
 from lit_ixc.ixc25.released import from_released
-from lit_ixc.native.model import NativeFamily, load, read_config
+from lit_ixc.native.loading import load, read_config
+from lit_ixc.native.model import NativeFamily
 from lit_ixc.records import UserError
 
 log = logging.getLogger(__name__)

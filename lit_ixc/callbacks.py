@@ -146,6 +146,7 @@ class RewardDashboard(L.Callback):
         if writer is None or trainer.sanity_checking:
             return
         margins = module.metric.all_margins()
+        margins = margins[margins.isfinite()]  # none, where half precision has overflown
         if len(margins):
             writer.add_histogram("val/margins", margins, trainer.global_step)
         owner = cast(ProcessorOwner, trainer.datamodule)  # type: ignore[attr-defined]

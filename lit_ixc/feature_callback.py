@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lit_ixc import __version__
-from lit_ixc.backbone import family_of
+from lit_ixc.backbone import family_of, refusal
 from lit_ixc.feature_store import FeatureStore
 from lit_ixc.features import CachingProcessor, vision_fingerprint
 from lit_ixc.records import UserError
@@ -77,6 +77,8 @@ class CacheFeatures(L.Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if getattr(data, "processor", None) is None:
             raise UserError("CacheFeatures: the run has no data module with a processor; leave the callback out")
+        if sum(isinstance(callback, CacheFeatures) for callback in trainer.callbacks) > 1:  # type: ignore[attr-defined]
+            raise UserError("trainer.callbacks: CacheFeatures stands there twice; leave one out")
         self._seen, self._reported, self._totals = 0, Counter(), Counter()
         for name in _LOADERS:
             self._replace(data, name, self._opening(getattr(data, name), trainer, pl_module))
@@ -145,6 +147,10 @@ class CacheFeatures(L.Callback):
         if not hasattr(data.processor, "media_settings"):
             kind = type(data.processor).__name__
             raise UserError(f"processor = {kind}: it has no media_settings, which CacheFeatures needs; leave that out")
+        if (reason := refusal(pl_module.model)) is not None:  # its own forward pass takes pixels
+            raise UserError(
+                f"CacheFeatures: the model runs without prefix trees, since {reason}; leave the callback out"
+            )
         self.store = FeatureStore(self.folder, namespace, self.disk_gb, self.memory_mb)
         self._replace(data, "processor", CachingProcessor(data.processor, self.store))
         self._replace(pl_module, "feature_store", self.store)

@@ -21,6 +21,7 @@ from lit_ixc.backbone import (
     freeze,
     hidden_states,
     image_features,
+    refusal,
 )
 from lit_ixc.batch import ComparisonBatch
 from lit_ixc.features import FeatureStore
@@ -122,7 +123,8 @@ class BackboneModule(L.LightningModule):
 
     def hidden_states(self, batch: ComparisonBatch, features: Tensor | None = None) -> Tensor:
         """Final-norm hidden states (B, T, H) over the batch's prefix trees; ``features`` where they are known."""
-        features = self.image_features(batch) if features is None else features
+        if features is None and refusal(self.model) is None:
+            features = self.image_features(batch)
         return hidden_states(self.model, batch, features, self.attention)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

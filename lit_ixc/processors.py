@@ -37,7 +37,13 @@ class SavedProcessor:
             raise UserError(
                 f"processor path = {self.path}: no processor_config.json there; train or export a model first"
             )
-        return IXC25Processor.from_pretrained(self.path)
+        try:
+            return IXC25Processor.from_pretrained(self.path)
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"processor path = {self.path}: no processor that a run of this package exported "
+                f"({str(error).splitlines()[0]}); for a checkpoint of another model use lit_ixc.native.NativeProcessor"
+            ) from error
 
     @property
     def pad_token_id(self) -> int:

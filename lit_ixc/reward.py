@@ -78,7 +78,8 @@ class RewardModule(BackboneModule):
         self._log(self.metric, "val")
 
     def on_test_epoch_end(self) -> None:
-        tables = self.metric.tables()
+        with self.metric.sync_context():  # of all processes
+            tables = self.metric.tables()
         self._log(self.metric, "test")
         if self.trainer.is_global_zero:
             print(preference_table(tables))

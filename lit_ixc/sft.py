@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -95,11 +95,11 @@ class SFTModule(BackboneModule):
         return Targets(logprobs, logits.argmax(-1) == ids, weights, comparison, segment, response)
 
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> TrainOutput:
-        features = self.image_features(batch)
+        features = self.image_features(batch) if self.image_words_weight else None
         targets = self.targets(batch, features)
         loss = sft_loss(targets.logprobs, targets.weights)
         shown = {"loss": loss}
-        if features is not None and self.image_words_weight:
+        if features is not None:
             shown["image_words"] = words = self.image_words_loss(features, batch)
             loss = loss + self.image_words_weight * words
         log_training(self, batch_idx, **shown)
@@ -107,7 +107,10 @@ class SFTModule(BackboneModule):
 
     def image_words_loss(self, features: Tensor, batch: ComparisonBatch) -> Tensor:
         """Mean negative log-probability of the answers' words given the mean visual feature of their images."""
-        norm = cast(nn.Module, family_of(self.model).parts(self.model).decoder.norm)
+        norm = getattr(family_of(self.model).parts(self.model).decoder, "norm", None)
+        if not isinstance(norm, nn.Module):
+            name = type(self.model).__name__
+            raise UserError(f"image_words_weight = {self.image_words_weight}: {name} has no final norm; set it to 0")
         embedding = self.model.get_input_embeddings().weight
         features = features[:, : embedding.shape[1]]  # what deeper layers get stands behind
         owner = batch.comparison.flatten()[batch.visual_rows]  # (N,) comparison of each visual token

@@ -23,13 +23,14 @@ def log_training(module: L.LightningModule, batch_idx: int, **values: Tensor) ->
     """Log scalars as ``train/<name>`` from within a training step, and show them in the progress bar.
 
     Once a scalar of a GPU is in the progress bar, the Trainer reads it after every batch, logged or not. So it is
-    fetched here, at the steps that are logged; in between, the bar shows the last one.
+    fetched here, at the steps that are logged and in the first batch; in between, the bar shows the last one.
 
     Args:
         module: The module whose ``training_step`` runs.
         batch_idx: Number of the batch in its epoch.
         values: Scalars by name.
     """
-    if completes_logged_step(module.trainer, batch_idx, module.trainer.global_step + 1):
+    first = any(f"train/{name}" not in module.trainer.callback_metrics for name in values)  # a checkpoint may follow it
+    if first or completes_logged_step(module.trainer, batch_idx, module.trainer.global_step + 1):
         host = {f"train/{name}": value.detach().cpu() for name, value in values.items()}
         module.log_dict(host, prog_bar=True)

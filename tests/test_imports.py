@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-#: What `datamodules` may use of the library, and what `lit_ixc.ixc25` may use outside itself.
-LEAVES = {"lit_ixc.records", "lit_ixc.batch", "lit_ixc.layout", "lit_ixc.family"}
+#: What `datamodules` may use of the library; `lit_ixc.ixc25` and `lit_ixc.native` may use the families' interface too.
+LEAVES = {"lit_ixc.records", "lit_ixc.batch", "lit_ixc.layout"}
 #: Files that may name `datamodules`: the command line, by import path in a string or an import.
 JOINTS = {"lit_ixc/cli.py", "lit_ixc/training_cli.py", "lit_ixc/pair_cli.py"}
 #: Leaf files: nothing of the library but other leaves.
@@ -70,7 +70,18 @@ def test_ixc25_imports_only_the_records_and_the_batch(repository: Path) -> None:
         f"{file} imports {name}"
         for file, module, source in package_files(repository, "lit_ixc/ixc25")
         for name in imports(source, module)
-        if within(name, {"lit_ixc", "datamodules"}) and not within(name, LEAVES | {"lit_ixc.ixc25"})
+        if within(name, {"lit_ixc", "datamodules"}) and not within(name, LEAVES | {"lit_ixc.ixc25", "lit_ixc.family"})
+    ]
+    assert not wrong
+
+
+def test_native_models_use_the_decoding_of_media_and_nothing_above_them(repository: Path) -> None:
+    may = LEAVES | {"lit_ixc.native", "lit_ixc.family", "lit_ixc.ixc25.image", "lit_ixc.ixc25.video"}
+    wrong = [
+        f"{file} imports {name}"
+        for file, module, source in package_files(repository, "lit_ixc/native")
+        for name in imports(source, module)
+        if within(name, {"lit_ixc", "datamodules"}) and not within(name, may)
     ]
     assert not wrong
 

@@ -42,6 +42,7 @@ from lit_ixc.step_times import StepTimes
 from tests.trees import REWARD_TOKEN, comparison, media, random_comparison
 
 aten = torch.ops.aten
+LOGGED = {"train/loss": 1.0, "train/image_words": 1.0}  # the first batch is behind
 #: Operations whose result has a size, or a value on the host, that only the data tell.
 READS = {
     aten._local_scalar_dense,
@@ -218,7 +219,7 @@ def in_training(module: BackboneModule) -> BackboneModule:
     """The module between two logged steps of a Trainer."""
     module.configure_model()
     module._trainer = SimpleNamespace(  # type: ignore[assignment]
-        log_every_n_steps=50, accumulate_grad_batches=1, is_last_batch=False, global_step=7
+        callback_metrics=LOGGED, log_every_n_steps=50, accumulate_grad_batches=1, is_last_batch=False, global_step=7
     )
     return module
 
@@ -245,7 +246,9 @@ def test_a_logged_step_reads_its_scalars_once() -> None:
     """They go to the host at once: the Trainer reads the progress bar's after every batch."""
     logged: list[tuple[dict[str, Tensor], bool]] = []
     module: Any = SimpleNamespace(
-        trainer=SimpleNamespace(log_every_n_steps=5, accumulate_grad_batches=1, is_last_batch=False, global_step=3),
+        trainer=SimpleNamespace(
+            log_every_n_steps=5, accumulate_grad_batches=1, is_last_batch=False, global_step=3, callback_metrics=LOGGED
+        ),
         log_dict=lambda values, prog_bar: logged.append((values, prog_bar)),
     )
     log_training(module, 3, loss=device())  # completes step 4
@@ -255,6 +258,9 @@ def test_a_logged_step_reads_its_scalars_once() -> None:
         log_training(module, 4, loss=device())
     log_training(module, 4, loss=torch.tensor(2.5, requires_grad=True))
     assert logged == [({"train/loss": torch.tensor(2.5)}, True)] and not logged[0][0]["train/loss"].requires_grad
+    module.trainer.global_step, module.trainer.callback_metrics = 5, {}  # the first batch: checkpoints may ask for it
+    log_training(module, 5, loss=torch.tensor(1.5))
+    assert logged[1:] == [({"train/loss": torch.tensor(1.5)}, True)]
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl", "llava_onevision", "idefics3", "llama", "qwen2", "qwen3"])

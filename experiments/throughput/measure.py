@@ -20,17 +20,32 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def alternate(actions: Mapping[str, Action], repeats: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each run of the actions in turn, A B A B ...; run each once before, to warm it up."""
+def alternate(
+    actions: Mapping[str, Action], repeats: int, device: torch.device, turn: float = 0.4
+) -> dict[str, list[float]]:
+    """Seconds of the actions in turns, A B A B ...; run each once before, to warm it up.
+
+    A turn repeats its action until so many seconds have passed, and the median counts: a short action would else pay
+    for the caches and the memory that a long one of another kind left behind, which it never meets in a real run.
+
+    Args:
+        actions: What is timed, by name.
+        repeats: Turns of each action.
+        device: Where they run.
+        turn: Least seconds of a turn; 0 runs each action once a turn.
+    """
     now = clock(torch.get_num_threads()) if device.type == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(repeats):
         for name, action in actions.items():
-            synchronise(device)
-            start = now()
-            action()
-            synchronise(device)
-            seconds[name].append(now() - start)
+            runs: list[float] = []
+            while not runs or sum(runs) < turn:
+                synchronise(device)
+                start = now()
+                action()
+                synchronise(device)
+                runs.append(now() - start)
+            seconds[name].append(statistics.median(runs))
     return seconds
 
 
@@ -64,5 +79,5 @@ def matmul_ceiling(device: torch.device, dtype: torch.dtype, size: int, repeats:
     The fastest, since whatever else the machine does makes one slower and none faster.
     """
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    seconds = alternate({"product": lambda: a @ b}, repeats, device)["product"]
+    seconds = alternate({"product": lambda: a @ b}, repeats, device, turn=0)["product"]
     return 2 * size**3 / min(seconds)

@@ -82,7 +82,7 @@ def read_frames(
     if not isinstance(source, bytes):
         name = str(source) if name == "video" else name
     try:
-        fps, total = _probe(source, name, max_pixels)
+        fps, total = probe(source, name, max_pixels)
         picked = sample_indices(fps, total, max_frames)
         frames, decoded = _decode(source, picked, frame_size)
         if len(frames) < len(picked):  # fewer frames decode than the container announces
@@ -100,8 +100,17 @@ def _open(source: bytes | str | Path) -> InputContainer:
     return av.open(file, mode="r", options=options, metadata_errors="replace")  # titles need not be UTF-8
 
 
-def _probe(source: bytes | str | Path, name: str, max_pixels: int | None) -> tuple[float, int]:
-    """Average frame rate and number of frames; packets are counted, since headers may lie."""
+def probe(source: bytes | str | Path, name: str, max_pixels: int | None) -> tuple[float, int]:
+    """Average frame rate and number of frames of a video; packets are counted, since headers may lie.
+
+    Args:
+        source: The video's bytes, or its path.
+        name: Its name in messages.
+        max_pixels: Most pixels of a frame; None: any.
+
+    Raises:
+        RecordError: There is no video stream, codec or frame rate, or frames are too large.
+    """
     with _open(source) as container:
         if not container.streams.video:
             raise RecordError("no_video_stream", "video", name, "it holds sound alone: give a file with a picture")

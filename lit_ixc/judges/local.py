@@ -148,7 +148,8 @@ class LocalJudge:
         if length > self.max_length:
             remedy = f"it has {length} tokens, more than max_length = {self.max_length}: raise that"
             raise RecordError("too_long", "pairwise prompt", prompt.messages[0].text, remedy)
-        cut = EncodedSequence(a.ids[:length], a.visual[:length], a.loss[:length], length, length)
+        axes = None if a.axes is None else a.axes[:, :length]
+        cut = EncodedSequence(a.ids[:length], a.visual[:length], a.loss[:length], length, length, axes)
         return cut, (a.ids[length], b.ids[length])
 
     def _decide(self, given: float, swapped: float) -> Judgement:

@@ -15,7 +15,8 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.processing_utils import ProcessorMixin
 
-from lit_ixc.native.model import argument_names, model_class
+from lit_ixc.native.loading import model_class
+from lit_ixc.native.model import argument_names
 from lit_ixc.records import UserError
 
 

@@ -17,7 +17,7 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.video_utils import VideoMetadata
 
 from lit_ixc.batch import EncodedMedia
-from lit_ixc.ixc25.video import _probe, sample_indices
+from lit_ixc.ixc25.video import probe, sample_indices
 from lit_ixc.native.model import argument_names
 from lit_ixc.native.template import Span
 from lit_ixc.records import MediaPart, UserError
@@ -60,7 +60,7 @@ class LaidOut(NamedTuple):
 
 def clip_of(part: MediaPart, frames: list[Image.Image], max_frames: int) -> Clip:
     """The frames that ``read_frames`` gave for a video, with their indices and rate."""
-    fps, total = _probe(part.data, part.name, None)
+    fps, total = probe(part.data, part.name, None)
     picked = sample_indices(fps, total, max_frames)[: len(frames)]
     width, height = frames[0].size
     return Clip(frames, VideoMetadata(total, fps, width, height, total / fps, "pyav", picked))

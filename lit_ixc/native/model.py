@@ -7,20 +7,13 @@ vision tower (``get_decoder``, ``get_encoder``), the features (``get_image_featu
 from __future__ import annotations
 
 import inspect
-import json
 import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    MODEL_MAPPING,
-)
+from transformers import PreTrainedModel
 
 from lit_ixc.batch import ComparisonBatch
 from lit_ixc.family import Family, Parts
@@ -39,21 +32,6 @@ def base_of(model: nn.Module) -> PreTrainedModel:
 def argument_names(function: Callable[..., Any]) -> set[str]:
     """Names of a function's parameters."""
     return set(inspect.signature(function).parameters)
-
-
-def model_class(config: PreTrainedConfig, lm_head: bool) -> type[PreTrainedModel]:
-    """The class of an image-text model, or of a causal language model, with its head or without.
-
-    Raises:
-        UserError: transformers has no such model for this configuration.
-    """
-    for mapping in (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING):
-        if type(config) in mapping and type(config) in MODEL_MAPPING:
-            return (mapping if lm_head else MODEL_MAPPING)[type(config)]
-    raise UserError(
-        f"backbone model_type = {config.model_type!r}: transformers has neither an image-text model nor a causal "
-        "language model of this type; choose a model that AutoModelForImageTextToText or AutoModelForCausalLM loads"
-    )
 
 
 class NativeFamily(Family):
@@ -201,95 +179,3 @@ def _as_items(features: Tensor | tuple[Tensor, ...] | list[Tensor]) -> list[Tens
     if not isinstance(features, Tensor):
         return [item.flatten(0, -2) for item in features]
     return [features] if features.ndim == 2 else list(features.flatten(1, -2))
-
-
-def load(
-    path_or_config: str | Path | Mapping[str, Any],
-    lm_head: bool,
-    dtype: torch.dtype = torch.float32,
-    attn_implementation: str | Mapping[str, str] = "sdpa",
-    seed: int = 0,
-    download: bool = False,
-) -> PreTrainedModel:
-    """A model with its language-model head or without, in evaluation mode.
-
-    Args:
-        path_or_config: A folder with a checkpoint; or a configuration, as a mapping or as a JSON file, for random
-            weights; or, with ``download``, a name on the Hugging Face Hub.
-        lm_head: Keep the head. Without it, its weights are not held in memory.
-        dtype: Floating-point type of the weights.
-        attn_implementation: A name that transformers knows.
-        seed: Seed of random weights; the same with and without the head.
-        download: Allow ``path_or_config`` to be fetched from the Hub. Code is never fetched.
-
-    Raises:
-        UserError: There is no configuration or no weights, or transformers does not know the architecture.
-    """
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
-    if isinstance(path_or_config, Mapping) or Path(path_or_config).is_file():
-        config = _config_of(path_or_config)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = model_class(config, lm_head=True)._from_config(config, **options)
-        return (model if lm_head else base_of(model)).eval()
-    config = read_config(path_or_config, download)
-    kind = model_class(config, lm_head)
-    where = {"local_files_only": not download, "trust_remote_code": False}
-    try:
-        model, found = kind.from_pretrained(path_or_config, config=config, output_loading_info=True, **where, **options)
-    except OSError as error:
-        raise UserError(
-            f"backbone path = {path_or_config}: there are no weights ({_first_line(error)}); give a folder with "
-            "model.safetensors or its shards, or a config.json file for random weights"
-        ) from error
-    missing = sorted([*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])])
-    if missing:
-        raise UserError(
-            f"backbone path = {path_or_config}: the checkpoint lacks {len(missing)} weights of {kind.__name__}, the "
-            f"first is {missing[0]}; give the complete checkpoint of this model"
-        )
-    return model.eval()
-
-
-def read_config(path: str | Path, download: bool = False) -> PreTrainedConfig:
-    """The configuration in a folder, or on the Hub.
-
-    Raises:
-        UserError: There is none, or transformers does not know the architecture.
-    """
-    if not download and not (Path(path) / "config.json").is_file():
-        raise UserError(
-            f"backbone path = {path}: no config.json there; give the folder of a checkpoint, or set download to true "
-            "to fetch it from the Hugging Face Hub"
-        )
-    try:
-        return AutoConfig.from_pretrained(path, local_files_only=not download, trust_remote_code=False)
-    except (ValueError, KeyError) as error:
-        raise UserError(
-            f"backbone path = {path}: transformers does not know this architecture ({_first_line(error)}); code beside "
-            "a checkpoint is never run: choose a model that transformers has itself"
-        ) from error
-    except OSError as error:
-        raise UserError(f"backbone path = {path}: no configuration can be read ({_first_line(error)})") from error
-
-
-def _config_of(source: str | Path | Mapping[str, Any]) -> PreTrainedConfig:
-    """A configuration from a mapping or from a JSON file."""
-    if not isinstance(source, Mapping):
-        try:
-            source = cast(dict[str, Any], json.loads(Path(source).read_text()))
-        except ValueError as error:
-            raise UserError(f"backbone config = {source}: it is no JSON ({error}); give a config.json") from error
-    values = dict(source)
-    kind = values.pop("model_type", None)
-    try:
-        return AutoConfig.for_model(kind, **values)
-    except ValueError as error:
-        raise UserError(
-            f"backbone config model_type = {kind!r}: transformers does not know it; give the model_type of a model "
-            "that transformers has itself, e.g. qwen2_5_vl"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

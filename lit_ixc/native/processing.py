@@ -27,7 +27,8 @@ from lit_ixc.native.files import (
     read_template,
     read_tokenizer,
 )
-from lit_ixc.native.model import argument_names, model_class, read_config
+from lit_ixc.native.loading import model_class, read_config
+from lit_ixc.native.model import argument_names
 from lit_ixc.native.template import Span, render, turns_of
 from lit_ixc.records import ImagePart, MediaPart, Message, Prompt, RecordError, UserError
 
@@ -105,7 +106,13 @@ class NativeProcessor:
     @cached_property
     def config(self) -> PreTrainedConfig:
         """The model's configuration."""
-        return read_config(self.path)
+        config = read_config(self.path, option="processor path")
+        if config.model_type == "ixc25":
+            raise UserError(
+                f"processor path = {self.path}: an IXC-2.5 model; use lit_ixc.processors.SavedProcessor for an export, "
+                "ReleasedProcessor for the released files"
+            )
+        return config
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -94,11 +94,11 @@ def _of_layers(config: PreTrainedConfig) -> str | None:
 def _of_direction(base: PreTrainedModel, decoder: PreTrainedModel) -> str | None:
     """Tokens that see later ones."""
     config = decoder.config
-    if getattr(config, "is_causal", True) is False:
-        return "its attention is not causal (is_causal is false)"
     image_blocks = base is not decoder and "token_type_ids" in inspect.signature(base.forward).parameters
     if getattr(config, "use_bidirectional_attention", None) or image_blocks:
         return "tokens of an image or of a prompt see later ones (bidirectional attention)"
+    if any(getattr(part, "is_causal", True) is False for part in (config, *decoder.modules())):
+        return "its attention is not causal (is_causal is false)"
     return None
 
 
@@ -120,8 +120,8 @@ def _of_trial(decoder: PreTrainedModel) -> str | None:
     AttentionInterface.register(_PROBE, count)
     try:
         with torch.device("meta"):
-            trial = type(decoder)._from_config(config, attn_implementation=_PROBE)
-            embeds = torch.empty(1, 2, trial.get_input_embeddings().weight.shape[1])
+            trial = type(decoder)._from_config(config, attn_implementation=_PROBE, dtype=torch.bfloat16)
+            embeds = torch.empty(1, 2, trial.get_input_embeddings().weight.shape[1], dtype=torch.bfloat16)
             position, mask = torch.empty(1, 2, dtype=torch.long), torch.empty(1, 1, 2, 2, dtype=torch.bool)
         with torch.no_grad():
             trial.eval()(inputs_embeds=embeds, position_ids=position, attention_mask=mask, use_cache=False, tree=seen)

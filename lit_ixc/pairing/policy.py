@@ -84,8 +84,9 @@ class ModelPolicy(Policy):
     def sample(self, prompts: Sequence[tuple[str, Prompt]], n: int, seed: int) -> list[Sampling]:
         """See ``Policy``."""
         check_decoding(self.decoding, n)
-        processor = cast(IXC25Processor, self.processor.processor)  # the model has been checked
-        answers = sample(self.model, processor, prompts, n, self.decoding, seed)
+        model = self.model  # first: it says what it is, where it cannot be sampled from
+        processor = cast(IXC25Processor, self.processor.processor)
+        answers = sample(model, processor, prompts, n, self.decoding, seed)
         return [
             Sampling([], NoPair(one.reason, str(one)))
             if isinstance(one, RecordError)

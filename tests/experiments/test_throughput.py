@@ -151,7 +151,7 @@ def test_clock_adds_stretches(study: dict[str, ModuleType]) -> None:
 def test_alternation_ratio_and_memory(study: dict[str, ModuleType]) -> None:
     measure, device = study["measure"], torch.device("cpu")
     seen: list[str] = []
-    seconds = measure.alternate({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 3, device)
+    seconds = measure.alternate({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 3, device, turn=0)
     assert "".join(seen) == "ababab" and [len(runs) for runs in seconds.values()] == [3, 3]
     assert measure.ratio([2.0, 9.0, 4.0], [1.0, 1.0, 2.0]) == 2.0  # of 2, 9 and 2
 

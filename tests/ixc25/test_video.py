@@ -67,7 +67,7 @@ def test_sampled_frames(as_path: bool, tmp_path: Path) -> None:
 
 def test_container_that_announces_too_many_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sampling starts again from the number of frames that decode."""
-    monkeypatch.setattr(video, "_probe", lambda *_: (10.0, 100))
+    monkeypatch.setattr(video, "probe", lambda *_: (10.0, 100))
     assert greys(read_frames(clip(45), max_frames=3, frame_size=32)) == [0, 10, 20]  # from 100: [0, 20, 50]
     assert greys(read_frames(clip(45), frame_size=32)) == [0, 10, 20, 30, 40]
 

@@ -12,7 +12,7 @@ from lit_ixc.attention import tree_mask
 from lit_ixc.batch import ComparisonBatch, EncodedComparison
 from lit_ixc.layout import collate
 from lit_ixc.native import NativeFamily, NativeProcessor, load
-from lit_ixc.native.model import model_class
+from lit_ixc.native.loading import model_class
 from lit_ixc.records import Prompt, UserError, text_message
 
 FAMILY = NativeFamily()
