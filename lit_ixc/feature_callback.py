@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -147,7 +147,7 @@ class CacheFeatures(L.Callback):
         if not hasattr(data.processor, "media_settings"):
             kind = type(data.processor).__name__
             raise UserError(f"processor = {kind}: it has no media_settings, which CacheFeatures needs; leave that out")
-        if (reason := refusal(pl_module.model)) is not None:  # its own forward pass takes pixels
+        if (reason := refusal(cast(nn.Module, pl_module.model))) is not None:  # its own forward pass takes pixels
             raise UserError(
                 f"CacheFeatures: the model runs without prefix trees, since {reason}; leave the callback out"
             )

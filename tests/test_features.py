@@ -534,6 +534,7 @@ class ToyData(L.LightningDataModule):
 @pytest.fixture(autouse=True)
 def toy_family(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_callback, "family_of", lambda model: ToyFamily())
+    monkeypatch.setattr(feature_callback, "refusal", lambda model: None)
 
 
 def trainer(tmp_path: Path, *callbacks: L.Callback, **options: Any) -> L.Trainer:
