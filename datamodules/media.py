@@ -9,15 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import av
 from PIL import Image
 
-from lit_ixc.records import VIDEO_CONTAINERS, ImagePart, MediaPart, RecordError, VideoPart
+from lit_ixc.records import DECODER_ERRORS, VIDEO_CONTAINERS, ImagePart, MediaPart, RecordError, VideoPart
 
 VIDEO_SUFFIXES = frozenset(".mp4 .m4v .webm .mkv .mov .avi .mpg .mpeg .wmv .flv .ts .ogv".split())
 Image.init()
@@ -28,18 +26,6 @@ IMAGE_FORMATS = tuple(
 # Beyond this many pixels Pillow warns of a decompression bomb; beyond twice as many it refuses.
 DEFAULT_MAX_PIXELS = 89_478_485
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-# What Pillow's decoders raise on damaged files.
-DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    RuntimeError,
-    IndexError,
-    EOFError,
-    struct.error,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True, slots=True)

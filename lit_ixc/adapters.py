@@ -10,6 +10,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from lit_ixc.backbone import family_of
+from lit_ixc.family import linear_layers
 from lit_ixc.records import UserError
 
 
@@ -43,9 +44,9 @@ def add_lora(model: nn.Module, lora: Lora) -> None:
     others = {name: p.requires_grad for name, p in model.named_parameters() if id(p) not in own}
     path = next(name for name, module in model.named_modules() if module is decoder)
     names = lora.targets if lora.targets is not None else family.lora_targets(model)
-    linear = {name.rsplit(".", 1)[-1] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
-    if unknown := sorted(set(names) - linear):
-        raise UserError(f"lora.targets = {unknown}: no such linear layers here; there are {', '.join(sorted(linear))}")
+    linear = linear_layers(decoder)
+    if unknown := sorted(set(names) - set(linear)):
+        raise UserError(f"lora.targets = {unknown}: no such linear layers here; there are {', '.join(linear)}")
     targets = rf"{re.escape(path + '.') if path else ''}(.*\.)?({'|'.join(names)})"
     config = LoraConfig(
         r=lora.rank, lora_alpha=cast(int, lora.alpha), lora_dropout=lora.dropout, target_modules=targets

@@ -200,16 +200,9 @@ def block_bias(queries: list[int], keys: list[int]) -> Any:
 
 def block_rows(trees: list[Tree]) -> tuple[np.ndarray, np.ndarray]:
     """Flat columns of the queries and of the keys of all blocks, in their order."""
-    queries, keys = [], []
-    for start, prefix, answers in trees:
-        shared = np.arange(start, start + prefix)
-        queries.append(np.arange(start, start + prefix + sum(answers)))
-        keys.append(shared)
-        own = start + prefix
-        for length in answers:
-            keys += [shared, np.arange(own, own + length)]
-            own += length
-    return np.concatenate(queries), np.concatenate(keys)
+    queries = [np.arange(tree.start, tree.start + tree.prefix + sum(tree.answers)) for tree in trees]
+    keys = [[np.arange(tree.start, tree.start + tree.prefix), *tree.sequences()] for tree in trees]
+    return np.concatenate(queries), np.concatenate([block for blocks in keys for block in blocks])
 
 
 _KERNELS: dict[str, Callable[[ComparisonBatch], TreeKernel]] = {

@@ -85,13 +85,9 @@ class Pretrained(BackboneSource):
         self.download = download
 
     def load(self, lm_head: bool) -> PreTrainedModel:
-        if not self.download and not (Path(self.path) / "config.json").is_file():
-            raise UserError(
-                f"backbone path = {self.path}: no config.json there; train or export the backbone first, or set "
-                "download to true to fetch it from the Hugging Face Hub"
-            )
+        remedy = "train or export the backbone first, or set download to true to fetch it from the Hugging Face Hub"
         dtype = getattr(torch, self.dtype)
-        if isinstance(read_config(self.path, self.download), IXC25Config):
+        if isinstance(read_config(self.path, self.download, remedy=remedy), IXC25Config):
             kind = IXC25ForConditionalGeneration if lm_head else IXC25Model
             return kind.from_pretrained(self.path, dtype=dtype, attn_implementation=self.attn_implementation)
         return load(self.path, lm_head, dtype, self.attn_implementation, download=self.download)
@@ -251,9 +247,7 @@ def _separate_rows(model: nn.Module, family: Family, batch: ComparisonBatch, fea
     if features is not None:
         of_each = features.split([sum(media.lengths) for media in batch.media])
         features = torch.cat([of_each[number] for number in rows.owner])
-    counts = (rows.batch.comparison >= 0).long()
-    states = family.decode(model, rows.batch, features, attention_mask=counts)  # (S, L, H)
-    return states.flatten(0, 1)[rows.back].view(*batch.input_ids.shape, -1)
+    return rows.restore(family.decode(model, rows.batch, features, attention_mask=rows.counts), batch)
 
 
 def _own_forward(model: nn.Module, family: Family, batch: ComparisonBatch) -> Tensor:
@@ -262,9 +256,7 @@ def _own_forward(model: nn.Module, family: Family, batch: ComparisonBatch) -> Te
         raise UserError(f"{type(model).__name__} runs without prefix trees, and so without a feature cache; remove it")
     rows = layout.separate(batch)
     tensors = join_media([batch.media[number].tensors for number in rows.owner])
-    counts = (rows.batch.comparison >= 0).long()
-    states = family.separate(model, rows.batch.input_ids, counts, tensors)  # (S, L, H)
-    return states.flatten(0, 1)[rows.back].view(*batch.input_ids.shape, -1)
+    return rows.restore(family.separate(model, rows.batch.input_ids, rows.counts, tensors), batch)
 
 
 def _compute_dtype(decoder: nn.Module, device: torch.device) -> torch.dtype:

@@ -143,6 +143,12 @@ class Tree(NamedTuple):
         """Tokens of its longest sequence."""
         return self.prefix + max(self.answers)
 
+    def sequences(self) -> list[NDArray[np.int64]]:
+        """Flat columns of each of the K sequences: the prefix, then its own continuation."""
+        own = self.start + np.cumsum([self.prefix, *self.answers])  # where each continuation begins
+        shared = np.arange(self.start, self.start + self.prefix)
+        return [np.concatenate([shared, np.arange(own[k], own[k + 1])]) for k in range(len(self.answers))]
+
 
 class ComparisonBatch(SimpleNamespace):
     """C comparisons laid out as prefix trees in B rows. Every mask is True where the token counts.

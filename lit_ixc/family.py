@@ -24,6 +24,12 @@ class Parts(NamedTuple):
     projector: tuple[nn.Parameter, ...]
 
 
+def linear_layers(decoder: nn.Module) -> tuple[str, ...]:
+    """Names of a decoder's linear layers in order, without the path to them."""
+    modules = decoder.named_modules()
+    return tuple(sorted({name.rpartition(".")[2] for name, module in modules if isinstance(module, nn.Linear)}))
+
+
 class Family(ABC):
     """How a family of models is read.
 
@@ -34,9 +40,9 @@ class Family(ABC):
     def parts(self, model: nn.Module) -> Parts:
         """The parts of a model."""
 
-    @abstractmethod
     def lora_targets(self, model: nn.Module) -> tuple[str, ...]:
-        """Names of the decoder's linear layers, without the path to them."""
+        """Names of the decoder's linear layers that get adapters, without the path to them; all by default."""
+        return linear_layers(self.parts(model).decoder)
 
     @abstractmethod
     def features(self, model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:

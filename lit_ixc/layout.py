@@ -198,27 +198,29 @@ class Separate(NamedTuple):
     Args:
         batch: Rows (S, L) of one sequence each, padded on the right; only what a decoder reads is laid out anew.
         owner: S numbers of the comparisons that the sequences belong to.
-        lengths: Tokens of each sequence.
         back: (B*T,) where in the flattened (S, L) each token of the whole batch is; a shared one in the first of its
             sequences, padding at 0.
     """
 
     batch: ComparisonBatch
     owner: tuple[int, ...]
-    lengths: tuple[int, ...]
     back: Tensor
+
+    @property
+    def counts(self) -> Tensor:
+        """(S, L) 1 at tokens, 0 at padding."""
+        return (self.batch.comparison >= 0).long()
+
+    def restore(self, states: Tensor, whole: ComparisonBatch) -> Tensor:
+        """States (S, L, H) of the sequences at the places (B, T, H) of the tokens in the whole batch."""
+        return states.flatten(0, 1)[self.back].view(*whole.input_ids.shape, -1)
 
 
 def separate(batch: ComparisonBatch) -> Separate:
     """Lay the sequences of a batch out without sharing."""
-    paths, owner, trees = [], [], []
-    for number, (start, prefix, answers) in enumerate(batch.trees):
-        own = start + prefix
-        for length in answers:
-            paths.append(np.concatenate([np.arange(start, start + prefix), np.arange(own, own + length)]))
-            owner.append(number)
-            trees.append((prefix, length))
-            own += length
+    paths = [path for tree in batch.trees for path in tree.sequences()]
+    owner = [number for number, tree in enumerate(batch.trees) for _ in tree.answers]
+    shapes = [(tree.prefix, length) for tree in batch.trees for length in tree.answers]
     width = max(map(len, paths))
     device = batch.input_ids.device
     rows = np.stack([np.pad(path, (0, width - len(path)), constant_values=path[0]) for path in paths])
@@ -237,9 +239,9 @@ def separate(batch: ComparisonBatch) -> Separate:
         position=batch.position.flatten()[index].where(counts, 0),
         axes=None if batch.axes is None else batch.axes.flatten(1)[:, index].where(counts, 0),
         visual_rows=torch.cat([places[o] + number * width for number, o in enumerate(owner)]),
-        trees=tuple(Tree(number * width, prefix, (length,)) for number, (prefix, length) in enumerate(trees)),
+        trees=tuple(Tree(number * width, prefix, (length,)) for number, (prefix, length) in enumerate(shapes)),
     )
-    return Separate(laid_out, tuple(owner), tuple(map(len, paths)), on_device(back, device))
+    return Separate(laid_out, tuple(owner), on_device(back, device))
 
 
 def on_device(array: NDArray[Any], device: torch.device) -> Tensor:

@@ -8,6 +8,8 @@ library alone.
 from __future__ import annotations
 
 import dataclasses
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -17,6 +19,18 @@ Modality = Literal["text", "image", "video"]
 
 #: FFmpeg's names of the containers that are opened as videos. No play lists: they would make FFmpeg open other files.
 VIDEO_CONTAINERS = "mov,mp4,matroska,webm,avi,mpeg,mpegvideo,asf,flv,mpegts,ogg,gif"
+#: What Pillow's decoders raise on damaged files.
+DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    IndexError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
 
 
 class UserError(ValueError):

@@ -238,8 +238,9 @@ def test_sequences_laid_out_one_by_one(
     rows = separate(batch)
     alone = [(number, one) for number, item in enumerate(items) for one in item.sequences]
     assert rows.owner == tuple(number for number, _ in alone)
-    assert rows.lengths == tuple(len(one.ids) for _, one in alone)
-    width = max(rows.lengths)
+    lengths = tuple(tree.longest for tree in rows.batch.trees)
+    assert lengths == tuple(len(one.ids) for _, one in alone)
+    width = max(lengths)
     assert rows.batch.input_ids.shape == (len(alone), width)
     visual = []
     for row, (number, one) in enumerate(alone):

@@ -12,10 +12,10 @@ from typing import IO, Any, NamedTuple
 import av
 from PIL import Image
 
-from datamodules.media import DECODER_ERRORS, IMAGE_FORMATS
+from datamodules.media import IMAGE_FORMATS
 from datamodules.record_json import from_json
 from datamodules.shards import ShardSet
-from lit_ixc.records import VIDEO_CONTAINERS, Comparison, RecordError, UserError
+from lit_ixc.records import DECODER_ERRORS, VIDEO_CONTAINERS, Comparison, RecordError, UserError
 
 _HEADER = 512  # bytes before a member that hold its name
 _BUFFER = 16 * 1024  # enough for the header of most pictures

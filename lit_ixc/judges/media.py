@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +11,7 @@ import av
 from av.container import InputContainer
 from PIL import Image, ImageOps
 
-from lit_ixc.records import VIDEO_CONTAINERS, ImagePart, RecordError, VideoPart
+from lit_ixc.records import DECODER_ERRORS, VIDEO_CONTAINERS, ImagePart, RecordError, VideoPart
 
 # What endpoints accept as it is. A multi-picture JPEG (MPO) is a JPEG with more behind it.
 _ACCEPTED = {"PNG": "image/png", "JPEG": "image/jpeg", "MPO": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
@@ -26,18 +24,7 @@ _FORMATS = tuple(
 _LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
 _QUALITY = 92
 _EXIF_ORIENTATION = 0x0112
-_DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    RuntimeError,
-    IndexError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+_DECODE_ERRORS = (*DECODER_ERRORS, Image.DecompressionBombError)
 
 
 def data_url(mime: str, data: bytes) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import av
 import PIL
@@ -143,10 +143,15 @@ def image_arguments(
         options["do_pad"] = False
     else:
         options["return_tensors"] = "pt"
-    defaults = processor._merge_kwargs(
+    return {**default_arguments(processor, "images_kwargs"), **options}
+
+
+def default_arguments(processor: ProcessorMixin, kind: Literal["images_kwargs", "videos_kwargs"]) -> dict[str, Any]:
+    """The arguments that a processor's own call gives to its image or its video processor."""
+    merged = processor._merge_kwargs(
         processor.valid_processor_kwargs, tokenizer_init_kwargs=processor.tokenizer.init_kwargs
-    )["images_kwargs"]
-    return {**defaults, **options}
+    )
+    return cast(dict[str, Any], merged[kind])
 
 
 def placeholders(processor: ProcessorMixin, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> list[str]:

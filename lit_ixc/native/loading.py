@@ -131,15 +131,25 @@ class _Given(BaseModelOutputWithPast):
             raise AttributeError(name)
 
 
-def read_config(path: str | Path, download: bool = False, option: str = "backbone path") -> PreTrainedConfig:
-    """The configuration in a folder, or on the Hub. ``option`` is named in messages.
+def read_config(
+    path: str | Path,
+    download: bool = False,
+    option: str = "backbone path",
+    remedy: str = "give the folder of a checkpoint, or set download to true to fetch it from the Hugging Face Hub",
+) -> PreTrainedConfig:
+    """The configuration in a folder, or on the Hub.
+
+    Args:
+        path: The folder, or with ``download`` a name on the Hub.
+        download: Allow it to be fetched.
+        option: What messages name.
+        remedy: What the message of a missing configuration advises.
 
     Raises:
         UserError: There is none, or transformers does not know the architecture.
     """
     if not download and not (Path(path) / "config.json").is_file():
-        fetch = ", or set download to true to fetch it from the Hugging Face Hub" if "backbone" in option else ""
-        raise UserError(f"{option} = {path}: no config.json there; give the folder of a checkpoint{fetch}")
+        raise UserError(f"{option} = {path}: no config.json there; {remedy}")
     try:
         return AutoConfig.from_pretrained(path, local_files_only=not download, trust_remote_code=False)
     except (ValueError, KeyError) as error:

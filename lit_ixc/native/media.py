@@ -18,6 +18,7 @@ from transformers.video_utils import VideoMetadata
 
 from lit_ixc.batch import EncodedMedia
 from lit_ixc.ixc25.video import probe, sample_indices
+from lit_ixc.native.files import default_arguments
 from lit_ixc.native.model import argument_names
 from lit_ixc.native.template import Span
 from lit_ixc.records import MediaPart, UserError
@@ -125,9 +126,7 @@ def read_videos(processor: ProcessorMixin, clips: list[Clip]) -> tuple[list[dict
 
     Videos are read one by one, since most video processors want the same number of frames in all that they are given.
     """
-    defaults = processor._merge_kwargs(
-        processor.valid_processor_kwargs, tokenizer_init_kwargs=processor.tokenizer.init_kwargs
-    )["videos_kwargs"]
+    defaults = default_arguments(processor, "videos_kwargs")
     fixed = {"do_sample_frames": False, "return_metadata": True, "return_tensors": "pt"}
     tensors, texts = [], []
     for clip in clips:

@@ -65,11 +65,6 @@ class NativeFamily(Family):
             tuple(parameter for parameter in rest if id(parameter) not in vision),
         )
 
-    def lora_targets(self, model: nn.Module) -> tuple[str, ...]:
-        """Names of the decoder's linear layers, whatever its architecture calls them."""
-        modules = base_of(model).get_decoder().named_modules()
-        return tuple(sorted({name.rpartition(".")[2] for name, module in modules if isinstance(module, nn.Linear)}))
-
     def features(self, model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
         """(N, F): what stands at the visual positions of these media, reading order.
 

@@ -106,7 +106,7 @@ class NativeProcessor:
     @cached_property
     def config(self) -> PreTrainedConfig:
         """The model's configuration."""
-        config = read_config(self.path, option="processor path")
+        config = read_config(self.path, option="processor path", remedy="give the folder of a checkpoint")
         if config.model_type == "ixc25":
             raise UserError(
                 f"processor path = {self.path}: an IXC-2.5 model; use lit_ixc.processors.SavedProcessor for an export, "
