@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from lit_ixc.batch import (
+    ChatProcessor,
     ConversationProcessor,
     EncodedComparison,
     EncodedMedia,
+    EncodedPrompt,
     EncodedSequence,
     Ending,
 )
@@ -18,19 +20,21 @@ from lit_ixc.layout import shared_prefix_length
 from lit_ixc.records import Comparison, Message, Prompt, RecordError, TextPart, UserError
 
 TooLong = Literal["drop", "truncate"]
+SftAnswers = Literal["best", "equals", "all"]
+Row = TypeVar("Row", bound=EncodedComparison | EncodedPrompt)
 
 
-class Encoded(NamedTuple):
-    """Outcome of encoding a comparison.
+class Encoded(NamedTuple, Generic[Row]):
+    """Outcome of encoding a record.
 
     Args:
-        comparison: The encoded comparison, or None if it was dropped.
+        comparison: What was made of it, or None if it was dropped.
         event: Why it was dropped (``too_long``, or the reason of a RecordError), or how it was shortened
             (``truncated_answer``, ``truncated_prompt``); None if neither.
         message: The event in words.
     """
 
-    comparison: EncodedComparison | None
+    comparison: Row | None
     event: str | None = None
     message: str = ""
 
@@ -44,7 +48,7 @@ def encode(
     min_answer_share: float = 0.5,
     source: str | None = None,
     media: EncodedMedia | None = None,
-) -> Encoded:
+) -> Encoded[EncodedComparison]:
     """Encode a comparison so that none of its K sequences has more than ``max_length`` tokens.
 
     ``truncate`` first cuts the tail of each over-long sequence's last answer, between its content and the closing
@@ -91,10 +95,48 @@ def encode(
     return Encoded(encoded, event, message if event else "")
 
 
+def encode_prompt(
+    record: Comparison,
+    processor: ChatProcessor,
+    max_length: int,
+    source: str | None = None,
+    media: EncodedMedia | None = None,
+) -> Encoded[EncodedPrompt]:
+    """Encode what a record asks, for a policy to answer. One of more than ``max_length`` tokens is dropped, never cut.
+
+    Args:
+        record: The record.
+        processor: Template, tokenizer and image path.
+        max_length: Largest number of tokens, the header of the answer included.
+        source: Name under which metrics count it; the record's by default.
+        media: ``processor.encode_media(record.prompt.media)``, where the caller has it.
+    """
+    try:
+        if media is None:
+            media = processor.encode_media(record.prompt.media)
+        sequence = processor.encode_prompt(record.prompt, media)
+    except RecordError as error:
+        return Encoded(None, error.reason, str(error))
+    if (length := len(sequence.ids)) > max_length:
+        return Encoded(None, "too_long", f"a prompt of {length} tokens, max_length is {max_length}")
+    return Encoded(EncodedPrompt(record, sequence, media, source or record.source))
+
+
 def chosen_answer(comparison: Comparison) -> Comparison:
     """The comparison with its best response alone (the first of equals), for supervised fine-tuning."""
-    best = comparison.responses[comparison.ranks.index(0)]
-    return replace(comparison, responses=(best,), ranks=(0,), scores=None)
+    return _with_responses(comparison, [comparison.ranks.index(0)])
+
+
+def supervised(comparison: Comparison, answers: SftAnswers) -> Comparison:
+    """The comparison with the responses that supervised fine-tuning imitates; none of them is better than another.
+
+    Args:
+        comparison: The record.
+        answers: ``best``: see :func:`chosen_answer`; ``equals``: all of rank 0; ``all``: every one.
+    """
+    if answers == "best":
+        return chosen_answer(comparison)
+    return _with_responses(comparison, [k for k, rank in enumerate(comparison.ranks) if not rank or answers == "all"])
 
 
 def merge(rows: Sequence[EncodedComparison]) -> EncodedComparison:
@@ -193,3 +235,8 @@ def _sequences(
     comparison: Comparison, prompt: Prompt, processor: ConversationProcessor, media: EncodedMedia, ending: Ending
 ) -> list[EncodedSequence]:
     return [processor.encode_conversation(prompt, response, media, ending) for response in comparison.responses]
+
+
+def _with_responses(comparison: Comparison, numbers: Sequence[int]) -> Comparison:
+    responses = tuple(comparison.responses[k] for k in numbers)
+    return replace(comparison, responses=responses, ranks=(0,) * len(responses), scores=None)

@@ -1,25 +1,29 @@
-"""The loader of comparisons: it counts what it drops, and goes on where a checkpoint left it."""
+"""Loaders that count what they drop, and go on where a checkpoint left them."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.comparisons import ComparisonDataset, Loaded
+from datamodules.comparisons import Loaded, RowDataset
+from datamodules.encoding import Row
 from datamodules.sampling import MixtureBatches, SequentialBatches
-from lit_ixc.batch import ComparisonBatch
+from lit_ixc.batch import ComparisonBatch, EncodedComparison
 from lit_ixc.layout import collate
 from lit_ixc.records import Comparison, UserError
 
 log = logging.getLogger(__name__)
 
 KEPT = frozenset({"kept", "truncated_answer", "truncated_prompt"})
+
+Batch = TypeVar("Batch")
+Events = dict[tuple[str, str], int]
 
 
 class Collate:
@@ -32,18 +36,23 @@ class Collate:
     def __init__(self, pad_token_id: int, pad_to_multiple_of: int = 1, row_tokens: int | None = None) -> None:
         self.pad_token_id, self.pad_to_multiple_of, self.row_tokens = pad_token_id, pad_to_multiple_of, row_tokens
 
-    def __call__(self, items: Sequence[Loaded]) -> tuple[ComparisonBatch | None, dict[tuple[str, str], int]]:
+    def __call__(self, items: Sequence[Loaded[EncodedComparison]]) -> tuple[ComparisonBatch | None, Events]:
         comparisons = [item.comparison for item in items if item.comparison is not None]
-        events: Counter[tuple[str, str]] = Counter()
-        for item in items:
-            events.update(item.events)
         batch = None
         if comparisons:
             batch = collate(comparisons, self.pad_token_id, "right", self.pad_to_multiple_of, self.row_tokens)
-        return batch, dict(events)  # pinning memory calls update() on mappings, which doubles a Counter
+        return batch, sum_events(items)
 
 
-class ComparisonLoader:
+def sum_events(items: Iterable[Loaded[Row]]) -> Events:
+    """What befell the rows of all items."""
+    events: Counter[tuple[str, str]] = Counter()
+    for item in items:
+        events.update(item.events)
+    return dict(events)  # pinning memory calls update() on mappings, which doubles a Counter
+
+
+class RowLoader(Generic[Row, Batch]):
     """Batches of a dataset. Counts, for each set, what became of the rows it loaded.
 
     It is no ``DataLoader`` itself, so that the Trainer leaves its batches alone: they are shared out over the processes
@@ -68,9 +77,9 @@ class ComparisonLoader:
     def __init__(
         self,
         stage: str,
-        dataset: ComparisonDataset,
+        dataset: RowDataset[Row],
         sampler: MixtureBatches | SequentialBatches,
-        collate_fn: Collate,
+        collate_fn: Callable[[Sequence[Loaded[Row]]], tuple[Batch | None, Events]],
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
@@ -93,7 +102,7 @@ class ComparisonLoader:
     def __len__(self) -> int:
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[ComparisonBatch]:
+    def __iter__(self) -> Iterator[Batch]:
         restored, self._restored = self._restored, None
         self._epoch, self._handed_out, self.counts = self.sampler.epoch, 0, Counter()
         if restored is not None and restored["epoch"] == self._epoch:
@@ -109,6 +118,11 @@ class ComparisonLoader:
         finally:
             log.info("%s: %s", self.stage, self.report())
 
+    @property
+    def epoch(self) -> int:
+        """The running or the last epoch."""
+        return self._epoch
+
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands; the Trainer keeps it in its checkpoints."""
         counts = [[name, outcome, count] for (name, outcome), count in self.counts.items()]
@@ -122,23 +136,24 @@ class ComparisonLoader:
             UserError: The state is from the middle of an epoch of other data, batches or processes, whose rest this
                 loader cannot give.
         """
-        own, inside = self.sampler.plan, 0 < state["batches"] < len(self)
-        different = [name for name, value in own.items() if state["plan"].get(name) != value]
-        rounds = [(first, list(counts)) for first, counts in state["rounds"]]
-        if not different and rounds[:1] != self.sampler.rounds[:1]:
-            different = ["sets"]
-        if different and inside:
+        own, different = self.sampler.plan, self.differences(state)
+        if different and 0 < state["batches"] < len(self):
             now = ", ".join(f"{name} {state['plan'].get(name)} -> {own.get(name)}"[:120] for name in different)
             raise UserError(
                 f"the checkpoint is from the middle of epoch {state['epoch']} (batch {state['batches']}) of other data "
                 f"or settings ({now}): resume with the old ones, or from a checkpoint at the end of an epoch"
             )
         if not different:
-            self.sampler.rounds = rounds
+            self.sampler.rounds = _rounds(state)
         self._restored = state
         self._epoch, self._handed_out = state["epoch"], state["batches"]
 
-    def samples(self, number: int) -> list[tuple[Comparison, ComparisonBatch]]:
+    def differences(self, state: dict[str, Any]) -> list[str]:
+        """What the order of batches follows from, and is not as it was where the state comes from."""
+        different = [name for name, value in self.sampler.plan.items() if state["plan"].get(name) != value]
+        return different or ["sets"] * (_rounds(state)[:1] != self.sampler.rounds[:1])
+
+    def samples(self, number: int) -> list[tuple[Comparison, Batch]]:
         """Items that hold one row each, as record and batch of one, for a look at the data: the sets take turns."""
         turns: Counter[str] = Counter()
         queue: list[tuple[int, int]] = []
@@ -146,7 +161,7 @@ class ComparisonLoader:
             name = self.dataset.locate(item)[0].name
             queue.append((turns[name], item))
             turns[name] += 1
-        found: list[tuple[Comparison, ComparisonBatch]] = []
+        found: list[tuple[Comparison, Batch]] = []
         for _, item in sorted(queue, key=lambda entry: entry[0]):
             view, rows = self.dataset.locate(item)
             batch, _ = self._collate([self.dataset[item]])
@@ -172,6 +187,14 @@ class ComparisonLoader:
         reasons = "".join(f"; {name} {outcome} {count}" for name, outcome, count in others)
         policy = f"too long: {self.dataset.too_long} at {self.dataset.max_length} tokens"
         return f"{self.counts.total()} rows = {self.kept} kept + {self.dropped} dropped ({policy}){reasons}"
+
+
+class ComparisonLoader(RowLoader[EncodedComparison, ComparisonBatch]):
+    """Batches of comparisons."""
+
+
+def _rounds(state: dict[str, Any]) -> list[tuple[int, list[int]]]:
+    return [(first, list(counts)) for first, counts in state["rounds"]]
 
 
 class _Rest:

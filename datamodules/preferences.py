@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -13,17 +13,17 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
 
-from datamodules.comparisons import ComparisonDataset, RowChoice, SetView
-from datamodules.conversion import Options
-from datamodules.corpus import open_sets, short_names
-from datamodules.encoding import TooLong
-from datamodules.loading import Collate, ComparisonLoader
+from datamodules.checks import at_least, check_mix, check_sft, check_shares
+from datamodules.choice import RowChoice
+from datamodules.comparisons import ComparisonDataset, SetView
+from datamodules.encoding import SftAnswers, TooLong
+from datamodules.loading import Collate, ComparisonLoader, RowLoader
 from datamodules.media import DEFAULT_MAX_PIXELS
-from datamodules.mixing import Mixer, share_out, tempered
+from datamodules.mixing import Mixer, tempered
+from datamodules.opening import DataRoot, mixture_batches
 from datamodules.sampling import MixtureBatches, SequentialBatches, normalised_weights
-from datamodules.shards import ShardSet
 from lit_ixc.batch import ComparisonBatch, ConversationProcessor, Ending, TrainableProcessor
-from lit_ixc.records import Comparison, Modality, UserError
+from lit_ixc.records import Comparison, Modality
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ class MixtureDataModule(L.LightningDataModule):
             converted into ``cache_dir`` on first use. A glob pattern takes the sets of several folders. A URL that
             fsspec knows (``https://``, ``s3://``) streams the shards of a converted root through ``cache_dir``.
         processor: The model family's template, tokenizer and image path.
-        ending: ``reward`` loads comparisons of two or more responses, ``sft`` single answers.
+        ending: ``reward`` loads comparisons of two or more responses; ``sft`` loads answers to imitate: rows of one
+            response, or of several that are equally good.
         sets: Weight of each set in training, by name (``easy_vqa``, ``image/general/easy_vqa``) or glob pattern
             (``*_sft``, ``image/*/*``). A pattern's weight is shared out by size; a name has precedence over patterns.
             None: every set of ``text/*/*``, ``image/*/*`` and ``video/*/*`` (in a root without these folders: every set
@@ -62,11 +63,15 @@ class MixtureDataModule(L.LightningDataModule):
             place; ``truncate`` cuts the answer's tail, then the oldest prompt text.
         test_too_long: The same in validation and testing, where a dropped row is not replaced.
         min_answer_share: Share of an answer's tokens that truncation keeps.
-        sft_from_pairs: With ``ending: sft``, also train on the chosen answers of comparisons.
+        sft_from_pairs: With ``ending: sft``, also train on comparisons.
+        sft_answers: With ``ending: sft``, the responses of a row that are imitated: the ``best`` one (the first of
+            equals), all ``equals`` of the best, or ``all``. Several share their prompt, and each token of each counts
+            as in a row of its own; ``batch_size`` counts rows. If one is too long to keep, the row is dropped.
         rows_per_image: With ``ending: sft``, put up to so many rows about one image into one training item, whose
             sequences share the image: it is encoded once. ``batch_size`` and ``samples_per_epoch`` count items.
         validation_fraction: Share of each set's rows that is held out of training, by a hash of source and id.
-        validation_by: ``id`` hashes source and id; ``media`` hashes the images, so that no image is on both sides.
+        validation_by: ``id`` hashes source and id; ``media`` hashes the images, so that no image is on both sides;
+            ``prompt`` hashes text and images of the prompt, so that no prompt is, in whatever sets and rows it stands.
         bucket: Sort so many batches' items by length class (powers of two) before they are cut into batches, against
             padding. 0: do not.
         shuffle_shards: Shuffle shards, and the rows of so many shards at a time, so that few files are read at once
@@ -91,6 +96,7 @@ class MixtureDataModule(L.LightningDataModule):
     """
 
     modality: Modality | None = None
+    training_stage = "train"  # its name in the log
 
     def __init__(
         self,
@@ -111,9 +117,10 @@ class MixtureDataModule(L.LightningDataModule):
         test_too_long: TooLong = "truncate",
         min_answer_share: float = 0.5,
         sft_from_pairs: bool = False,
+        sft_answers: SftAnswers = "best",
         rows_per_image: int = 1,
         validation_fraction: float = 0.0,
-        validation_by: Literal["id", "media"] = "id",
+        validation_by: Literal["id", "media", "prompt"] = "id",
         bucket: int = 0,
         shuffle_shards: int = 0,
         row_tokens: int | None = None,
@@ -129,38 +136,14 @@ class MixtureDataModule(L.LightningDataModule):
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("samples_per_epoch", samples_per_epoch, 1),
-            ("batch_size", batch_size, 1),
-            ("test_batch_size", test_batch_size, 1),
-            ("max_length", max_length, 1),
-            ("test_max_length", test_max_length, 1),
-            ("rows_per_image", rows_per_image, 1),
-            ("row_tokens", row_tokens, 1),
-            ("pad_to_multiple_of", pad_to_multiple_of, 1),
-            ("max_pixels", max_pixels, 1),
-            ("bucket", bucket, 0),
-            ("shuffle_shards", shuffle_shards, 0),
-            ("cache_encoded_mb", cache_encoded_mb, 0),
-            ("num_workers", num_workers, 0),
-            ("seed", seed, 0),
-        ):
-            if value is not None and value < least:
-                raise UserError(f"{name} = {value}: choose at least {least}")
-        if not 0 <= validation_fraction < 1:
-            raise UserError(f"validation_fraction = {validation_fraction}: choose a share from 0 to below 1")
-        if not 0 <= min_answer_share <= 1:
-            raise UserError(f"min_answer_share = {min_answer_share}: choose a share between 0 and 1")
-        if rows_per_image > 1 and ending != "sft":
-            raise UserError(
-                f"rows_per_image = {rows_per_image}: only SFT rows can share an image; use ending: sft or 1"
-            )
-        if sft_from_pairs and ending != "sft":
-            raise UserError("sft_from_pairs = True: has a meaning with ending: sft only")
-        if temperature <= 0:
-            raise UserError(f"temperature = {temperature}: choose a positive number; 1 keeps the weights")
-        if amounts == "thousands" and (sets is None or samples_per_epoch is not None):
-            raise UserError("amounts = thousands: give sets, whose sum is the epoch, and no samples_per_epoch")
+        at_least(1, samples_per_epoch=samples_per_epoch, batch_size=batch_size, test_batch_size=test_batch_size)
+        at_least(1, max_length=max_length, test_max_length=test_max_length, max_pixels=max_pixels)
+        at_least(1, rows_per_image=rows_per_image, row_tokens=row_tokens, pad_to_multiple_of=pad_to_multiple_of)
+        at_least(0, bucket=bucket, shuffle_shards=shuffle_shards, cache_encoded_mb=cache_encoded_mb)
+        at_least(0, num_workers=num_workers, seed=seed)
+        check_shares(validation_fraction, min_answer_share)
+        check_sft(ending, rows_per_image, sft_from_pairs, sft_answers)
+        check_mix(sets, amounts, samples_per_epoch, temperature)
         self.sets = normalised_weights(sets) if sets is not None else None
         if sets is not None and amounts == "thousands":
             samples_per_epoch = round(1000 * math.fsum(sets.values()))
@@ -168,34 +151,25 @@ class MixtureDataModule(L.LightningDataModule):
         self._set_losses: list[dict[str, float]] = []
         self.test_sets, self.samples_per_epoch = test_sets, samples_per_epoch
         self.data_root, self.processor, self.ending = data_root, processor, ending
-        self.remote_cache_gb, self.on_damage = remote_cache_gb, on_damage
+        self.root = DataRoot(data_root, cache_dir, max_pixels, verify, on_damage, remote_cache_gb)
         self.batch_size, self.test_batch_size = batch_size, test_batch_size or batch_size
         self.max_length, self.test_max_length = max_length, test_max_length or max_length
-        self.too_long, self.test_too_long = too_long, test_too_long
-        self.min_answer_share, self.sft_from_pairs, self.rows_per_image = (
-            min_answer_share,
-            sft_from_pairs,
-            rows_per_image,
-        )
+        self.too_long, self.test_too_long, self.min_answer_share = too_long, test_too_long, min_answer_share
+        self.sft_from_pairs, self.sft_answers, self.rows_per_image = sft_from_pairs, sft_answers, rows_per_image
         self.validation_fraction, self.validation_by, self.bucket = validation_fraction, validation_by, bucket
-        self.row_tokens, self.pad_to_multiple_of, self.cache_encoded_mb = (
-            row_tokens,
-            pad_to_multiple_of,
-            cache_encoded_mb,
-        )
-        self.num_workers, self.pin_memory, self.seed = num_workers, pin_memory, seed
-        self.cache_dir, self.verify, self.max_pixels = Path(cache_dir) if cache_dir else None, verify, max_pixels
+        self.row_tokens, self.pad_to_multiple_of = row_tokens, pad_to_multiple_of
+        self.cache_encoded_mb, self.num_workers, self.pin_memory = cache_encoded_mb, num_workers, pin_memory
+        self.seed = seed
 
     def prepare_data(self) -> None:
         """Convert the root's JSON files if that has not been done, in one process of each machine.
 
         A test needs the test sets alone: the root may lack sets that training names.
         """
-        stage = self.trainer.state.fn if self.trainer is not None else None
-        if stage in (TrainerFn.TESTING, TrainerFn.PREDICTING):
-            self._open(self.test_sets)
+        if self._tests_alone:
+            self.root.sets(self.test_sets)
             return
-        self._open(self._patterns)
+        self.root.sets(self.patterns)
         if isinstance(self.processor, TrainableProcessor):
             self.processor.prepare(self._training_texts)
 
@@ -210,38 +184,33 @@ class MixtureDataModule(L.LightningDataModule):
 
     def _training_texts(self) -> Iterator[str]:
         """Every text of the training rows, for a tokenizer that is made from them."""
-        for view in self._views(self._open(self._patterns), held_out=False):
-            for row in view.rows.tolist():
-                comparison = view.shards.read_comparison(row)
-                for message in (
-                    *comparison.prompt.messages,
-                    *(m for response in comparison.responses for m in response),
-                ):
-                    yield message.text
+        for view in self._views(held_out=False):
+            yield from view.texts()
 
-    def train_dataloader(self) -> ComparisonLoader:
+    def train_dataloader(self) -> RowLoader[Any, Any]:
         """Batches of the mixture without the held-out rows."""
-        views, weights = self._mixture()
+        views, weights = self.root.mixture(self.sets, self._choice(held_out=False), self.rows_per_image)
         samples = self.samples_per_epoch or round(math.fsum(weights))
         self._start = tempered(dict(zip([view.name for view in views], weights, strict=True)), self.temperature)
-        self._sampler = sampler = MixtureBatches(
-            list(self._start),
-            [len(view) for view in views],
-            list(self._start.values()),
-            samples,
-            self.batch_size,
-            self.seed,
-            *self._rank,
-            np.concatenate([view.costs for view in views]),
-            self.bucket,
-            np.concatenate([view.item_shards for view in views]) if self.shuffle_shards else None,
-            self.shuffle_shards,
+        self._sampler = sampler = mixture_batches(
+            views, self._start, samples, self.batch_size, self.seed, self._rank, self.bucket, self.shuffle_shards
         )
         mix = ", ".join(
             f"{view.name} {count} of {len(view)}" for view, count in zip(views, sampler.counts, strict=True)
         )
-        log.info("train: an epoch is %d items in %d batches: %s", samples, len(sampler), mix)
-        return self._loader("train", views, sampler, self.max_length, self.too_long)
+        stage = self.training_stage
+        log.info("%s: an epoch is %d items in %d batches: %s", stage, samples, len(sampler), mix)
+        return self._loader(stage, views, sampler, self.max_length, self.too_long, self.cache_encoded_mb)
+
+    def every_training_row(self) -> RowLoader[Any, Any]:
+        """Every row that training may draw, once and in the order of the sets, shared out over the processes.
+
+        For what is computed once for each row without gradients. Rows are as long as in training, and those that
+        training drops are dropped here; batches are those of validation in size.
+        """
+        views = self._views(held_out=False)
+        sampler = SequentialBatches(np.arange(sum(map(len, views))), self.test_batch_size, *self._rank)
+        return self._loader("training rows", views, sampler, self.max_length, self.too_long, 0)
 
     def update_mixture(self, losses: Mapping[str, float]) -> dict[str, float]:
         """Share the next epoch out by the mixer; called at the end of an epoch.
@@ -266,86 +235,57 @@ class MixtureDataModule(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._set_losses = list(state_dict["set_losses"])
 
-    def val_dataloader(self) -> ComparisonLoader | list[ComparisonLoader]:
+    def val_dataloader(self) -> RowLoader[Any, Any] | list[RowLoader[Any, Any]]:
         """The held-out rows of the training sets, in the order of their hash: any part of them has rows of all sets."""
         if not self.validation_fraction:
             return []
         order = np.argsort(np.concatenate([view.places for view in self._held_out]), kind="stable")
         return self._evaluation("validation", self._held_out, order)
 
-    def test_dataloader(self) -> ComparisonLoader:
+    def test_dataloader(self) -> RowLoader[Any, Any]:
         """All rows of the test sets, set by set."""
-        views = self._views(self._open(self.test_sets), held_out=None)
+        views = self.root.views(self.test_sets, self._choice(held_out=None))
         return self._evaluation("test", views, np.arange(sum(map(len, views))))
 
-    def predict_dataloader(self) -> ComparisonLoader:
+    def predict_dataloader(self) -> RowLoader[Any, Any]:
         """The rows of :meth:`test_dataloader`."""
         return self.test_dataloader()
 
     @cached_property
-    def _opened(self) -> dict[tuple[str, ...] | None, dict[str, ShardSet]]:
-        return {}
-
-    @cached_property
     def _held_out(self) -> list[SetView]:
         """The held-out rows of the training sets; made once, since every validation asks for them."""
-        return self._views(self._open(self._patterns), held_out=True)
+        return self._views(held_out=True)
 
     @property
-    def _patterns(self) -> list[str] | None:
+    def patterns(self) -> list[str] | None:
         """Names and patterns of the training sets."""
         return None if self.sets is None else list(self.sets)
 
-    def _open(self, patterns: Sequence[str] | None) -> dict[str, ShardSet]:
-        key = None if patterns is None else tuple(patterns)
-        if key not in self._opened:
-            options = Options(max_pixels=self.max_pixels)
-            self._opened[key] = open_sets(
-                self.data_root, patterns, self.cache_dir, options, self.verify, self.on_damage, self.remote_cache_gb
-            )
-        return self._opened[key]
+    @property
+    def _tests_alone(self) -> bool:
+        """Whether the Trainer neither trains nor validates."""
+        stage = self.trainer.state.fn if self.trainer is not None else None
+        return stage in (TrainerFn.TESTING, TrainerFn.PREDICTING)
 
     @property
     def _rank(self) -> tuple[int, int]:
         """Rank and number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
-    def _views(self, opened: Mapping[str, ShardSet], held_out: bool | None, rows_per_image: int = 1) -> list[SetView]:
-        """Views of the sets that have such rows; an error if none has."""
-        by_media = self.validation_by == "media"
-        choice = RowChoice(
-            self.ending, self.sft_from_pairs, self.modality, self.validation_fraction, by_media, held_out
-        )
-        names = short_names(list(opened))
-        views = [SetView(names[name], shards, choice, rows_per_image) for name, shards in opened.items()]
-        empty = [view.name for view in views if not len(view)]
-        if len(empty) == len(views):
-            which = " held out" if held_out else ""
-            remedy = "raise validation_fraction, or set it to 0" if held_out else "choose other sets"
-            raise UserError(f"{self.data_root}: no {self._wanted} rows{which} in {', '.join(opened)}; {remedy}")
-        if empty:
-            log.info("no %s rows%s: %s left out", self._wanted, " held out" if held_out else "", ", ".join(empty))
-        return [view for view in views if len(view)]
+    def _choice(self, held_out: bool | None) -> RowChoice:
+        """The rows of one side that this module uses; of both sides without one."""
+        by_media, by_prompt = self.validation_by == "media", self.validation_by == "prompt"
+        choice = RowChoice(self.ending, self.sft_from_pairs, self.modality, self.validation_fraction, by_media)
+        return choice._replace(held_out=held_out, by_prompt=by_prompt)
 
-    @property
-    def _wanted(self) -> str:
-        kind = "comparison" if self.ending == "reward" else "SFT or comparison" if self.sft_from_pairs else "SFT"
-        return kind if self.modality is None else f"{self.modality} {kind}"
+    def _views(self, held_out: bool) -> list[SetView]:
+        """Views of the training sets that have such rows, row by row."""
+        return self.root.views(self.patterns, self._choice(held_out))
 
-    def _mixture(self) -> tuple[list[SetView], list[float]]:
-        """The training sets and their weights, whose sum is the default number of samples."""
-        opened = self._open(self._patterns)
-        views = self._views(opened, held_out=False, rows_per_image=self.rows_per_image)
-        if self.sets is None:
-            return views, [float(view.shards.manifest["samples"] or len(view)) for view in views]
-        sizes = {name: len(view) for name, shards in opened.items() for view in views if view.shards is shards}
-        weights = share_out(self.sets, opened, sizes)
-        total = sum(map(len, views))
-        return views, [weights[name] * total for name in sizes]
-
-    def _evaluation(self, stage: str, views: list[SetView], order: np.ndarray) -> ComparisonLoader:
+    def _evaluation(self, stage: str, views: list[SetView], order: np.ndarray) -> RowLoader[Any, Any]:
         sampler = SequentialBatches(order, self.test_batch_size, *self._rank)
-        return self._loader(stage, views, sampler, self.test_max_length, self.test_too_long)
+        cache_mb = self.cache_encoded_mb if stage == "validation" else 0
+        return self._loader(stage, views, sampler, self.test_max_length, self.test_too_long, cache_mb)
 
     def _loader(
         self,
@@ -354,7 +294,8 @@ class MixtureDataModule(L.LightningDataModule):
         sampler: MixtureBatches | SequentialBatches,
         max_length: int,
         too_long: TooLong,
-    ) -> ComparisonLoader:
+        cache_mb: int,
+    ) -> RowLoader[Any, Any]:
         dataset = ComparisonDataset(
             views,
             self.processor,
@@ -362,8 +303,9 @@ class MixtureDataModule(L.LightningDataModule):
             max_length,
             too_long,
             self.min_answer_share,
-            stage == "train",  # evaluation leaves the place of a dropped row empty
-            self.cache_encoded_mb if stage != "test" else 0,
+            stage == self.training_stage,  # elsewhere the place of a dropped row stays empty
+            cache_mb,
+            self.sft_answers,
         )
         collate_fn = Collate(self.processor.pad_token_id, self.pad_to_multiple_of, self.row_tokens)
         return ComparisonLoader(stage, dataset, sampler, collate_fn, self.num_workers, self.pin_memory)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from lit_ixc.records import Comparison
+from lit_ixc.records import Comparison, TextPart
 
 BLOCK = tarfile.BLOCKSIZE
 
@@ -25,6 +26,10 @@ class IndexRow(NamedTuple):
             media share a token prefix that covers them.
         json: Offset and size of the JSON member's bytes.
         media: Offset, size and SHA-256 of each media member's bytes, and the suffix of its name.
+        tied: Whether no response is better than another; K = 1 is. This and what follows are None in an index that was
+            written before they were noted, see :meth:`described`.
+        truth: Whether the metadata have a rule that right answers meet (``truth``).
+        prompt: Digest of the prompt's texts and of the places of its media among them.
     """
 
     key: str
@@ -38,6 +43,22 @@ class IndexRow(NamedTuple):
     leading: bool
     json: tuple[int, int]
     media: tuple[tuple[int, int, str, str], ...]
+    tied: bool | None = None
+    truth: bool | None = None
+    prompt: str | None = None
+
+    def described(self, comparison: Comparison) -> IndexRow:
+        """The row with what its record says of ``tied``, ``truth`` and ``prompt``."""
+        messages = [
+            [message.role, *(part.text if isinstance(part, TextPart) else None for part in message.parts)]
+            for message in comparison.prompt.messages
+        ]
+        text = json.dumps([len(comparison.prompt.leading), messages])
+        return self._replace(
+            tied=not any(comparison.ranks),
+            truth=isinstance(comparison.metadata.get("truth"), Mapping),
+            prompt=hashlib.blake2b(text.encode("ascii"), digest_size=12).hexdigest(),
+        )
 
 
 def index_row(
@@ -61,7 +82,7 @@ def index_row(
         leading=0 < len(media) == len(comparison.prompt.leading) and messages[0].role == "user",
         json=json,
         media=media,
-    )
+    ).described(comparison)
 
 
 def dump_index(rows: Iterable[IndexRow]) -> bytes:

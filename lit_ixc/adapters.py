@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from transformers import PreTrainedModel
 
 from lit_ixc.backbone import family_of
 from lit_ixc.family import linear_layers
@@ -40,6 +44,9 @@ def add_lora(model: nn.Module, lora: Lora) -> None:
     family = family_of(model)
     decoder = family.parts(model).decoder
     decoder.requires_grad_(False)  # peft takes PLoRA's parameters for its own and would leave them as they are
+    output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    if output is not None:
+        output.requires_grad_(False)  # the language-model head stands outside of the decoder
     own = {id(parameter) for parameter in decoder.parameters()}
     others = {name: p.requires_grad for name, p in model.named_parameters() if id(p) not in own}
     path = next(name for name, module in model.named_modules() if module is decoder)
@@ -63,3 +70,21 @@ def merge_lora(model: nn.Module) -> None:
         if hasattr(module, "merge") and isinstance(getattr(module, "base_layer", None), nn.Linear):
             module.merge()
             model.set_submodule(name, module.get_base_layer())
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """Run a model without its adapters inside; a model without adapters is left as it is. May be nested.
+
+    Peft's own switch would take ``requires_grad`` from the adapters too. Strategies that shard parameters settle at the
+    first forward pass which of them have a gradient, and that may be one in here.
+    """
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    before = [layer._disable_adapters for layer in layers]
+    try:
+        for layer in layers:
+            layer._disable_adapters = True
+        yield
+    finally:
+        for layer, off in zip(layers, before, strict=True):
+            layer._disable_adapters = off

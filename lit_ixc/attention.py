@@ -4,7 +4,8 @@ A query of comparison c and segment s sees the earlier keys of comparison c that
 causal model this equals running each of the K sequences alone.
 
     dense     scaled_dot_product_attention under a (T, T) mask: the reference, for any model and any attention function
-    sdpa      scaled_dot_product_attention segment by segment: no (T, T) anything; the fastest on CPUs
+    sdpa      scaled_dot_product_attention segment by segment: no (T, T) anything; the fastest on CPUs. Batches of
+              single sequences (supervised rows, one answer of each prompt) are one plain causal call
     xformers  memory_efficient_attention over blocks: queries [P, R1 .. RK] of all trees against keys [P, P+R1 .. P+RK]
     flex      flex_attention with a block mask, compiled on GPUs
 
@@ -117,6 +118,24 @@ class SegmentKernel(TreeKernel):
         return torch.cat(mixed, dim=2).view(heads, rows, width, depth).permute(1, 2, 0, 3)
 
 
+class CausalKernel(TreeKernel):
+    """Single sequences, each in a row of its own from the first column on: one plain causal call for all rows.
+
+    Padding stands behind a sequence, so that none of its tokens sees it.
+    """
+
+    @staticmethod
+    def fits(batch: ComparisonBatch) -> bool:
+        """Whether a batch is of this form."""
+        width = batch.input_ids.shape[1]
+        return all(len(tree.answers) == 1 and tree.start % width == 0 for tree in batch.trees)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float) -> Tensor:
+        grouped = key.shape[1] < query.shape[1]
+        mixed = scaled_dot_product_attention(query, key, value, None, dropout, True, scale=scaling, enable_gqa=grouped)
+        return mixed.transpose(1, 2)
+
+
 class XformersKernel(TreeKernel):
     """Every prefix and every continuation of all trees is a block of one call; padding enters no block."""
 
@@ -205,8 +224,12 @@ def block_rows(trees: list[Tree]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(queries), np.concatenate([block for blocks in keys for block in blocks])
 
 
+def _sdpa_kernel(batch: ComparisonBatch) -> TreeKernel:
+    return CausalKernel(batch) if CausalKernel.fits(batch) else SegmentKernel(batch)
+
+
 _KERNELS: dict[str, Callable[[ComparisonBatch], TreeKernel]] = {
-    "sdpa": SegmentKernel,
+    "sdpa": _sdpa_kernel,
     "xformers": XformersKernel,
     "flex": FlexKernel,
 }

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_ixc.records import MediaPart, Message, Modality, Prompt
+from lit_ixc.records import Comparison, MediaPart, Message, Modality, Prompt
 
 Ending = Literal["reward", "sft"]
 
@@ -79,8 +79,13 @@ class EncodedSequence(NamedTuple):
 class ConversationProcessor(Protocol):
     """What data modules need of a model family: its template, its tokenizer and its image path."""
 
-    pad_token_id: int
-    image_token_id: int
+    @property
+    def pad_token_id(self) -> int:
+        """Id at padding."""
+
+    @property
+    def image_token_id(self) -> int:
+        """Id at visual positions."""
 
     def encode_media(self, media: Sequence[MediaPart]) -> EncodedMedia:
         """Preprocess images and videos. Raises RecordError when one cannot be decoded."""
@@ -92,6 +97,27 @@ class ConversationProcessor(Protocol):
         self, prompt: Prompt, response: Sequence[Message], media: EncodedMedia, ending: Ending
     ) -> EncodedSequence:
         """Tokenise prompt and response with the model's template; ``media`` is of encode_media."""
+
+
+class ChatProcessor(ConversationProcessor, Protocol):
+    """What sampling answers needs of a model family beside it."""
+
+    @property
+    def media_settings(self) -> str:
+        """JSON of everything besides the media that decides what ``encode_media`` gives."""
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens each of which ends an answer."""
+
+    def encode_prompt(self, prompt: Prompt, media: EncodedMedia) -> EncodedSequence:
+        """Token ids of a prompt up to and including the header of the answer."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of an answer's tokens, without special tokens and without white space around it."""
+
+    def unwritable(self, vocabulary: int) -> Tensor:
+        """(V,) True at ids that are no text: visual positions, and rows of the embedding without a piece."""
 
 
 @runtime_checkable
@@ -123,6 +149,24 @@ class EncodedComparison(NamedTuple):
     ranks: tuple[int, ...]
     scores: tuple[float, ...] | None
     lengths: tuple[int, ...]
+
+
+class EncodedPrompt(NamedTuple):
+    """A prompt on its way to a policy that answers it.
+
+    Args:
+        record: The row: its prompt, its known answers, and the metadata that rewards read.
+        sequence: Tokens up to and including the header of the answer.
+        media: Vision inputs of the prompt.
+        source: Name under which metrics count it.
+        critic_media: The same with the features of a critic whose vision encoder is not the policy's.
+    """
+
+    record: Comparison
+    sequence: EncodedSequence
+    media: EncodedMedia
+    source: str
+    critic_media: EncodedMedia | None = None
 
 
 class Tree(NamedTuple):
@@ -223,3 +267,39 @@ class ComparisonBatch(SimpleNamespace):
     def _map(self, function: Callable[[Tensor], Tensor]) -> ComparisonBatch:
         moved = {name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return self.replaced(**moved, media=tuple(media.map(function) for media in self.media))
+
+
+class PromptBatch(SimpleNamespace):
+    """Prompts to be answered.
+
+    Args:
+        prompts: P of them.
+        demonstrations: SFT rows for a supervised loss beside that of the policy; None without them.
+    """
+
+    prompts: tuple[EncodedPrompt, ...]
+    demonstrations: ComparisonBatch | None
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """P names under which metrics count them."""
+        return tuple(prompt.source for prompt in self.prompts)
+
+    def to(self, device: torch.device | str) -> PromptBatch:
+        """The batch on another device; the host waits for copies to itself alone."""
+        queued = torch.device(device).type != "cpu"
+        return self._map(
+            lambda tensor: tensor.to(device, non_blocking=queued), lambda batch: batch and batch.to(device)
+        )
+
+    def pin_memory(self) -> PromptBatch:
+        """The batch in page-locked host memory."""
+        return self._map(lambda tensor: tensor.pin_memory(), lambda batch: batch and batch.pin_memory())
+
+    def _map(
+        self,
+        function: Callable[[Tensor], Tensor],
+        whole: Callable[[ComparisonBatch | None], ComparisonBatch | None],
+    ) -> PromptBatch:
+        prompts = tuple(prompt._replace(media=prompt.media.map(function)) for prompt in self.prompts)
+        return PromptBatch(prompts=prompts, demonstrations=whole(self.demonstrations))

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import logging
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from lit_ixc.batch import ComparisonBatch
 from lit_ixc.module import BackboneModule
-from lit_ixc.records import Comparison, ImagePart
+from lit_ixc.pages import board, page, shortened
+from lit_ixc.records import Comparison
 from lit_ixc.reward import RewardModule
 
 log = logging.getLogger(__name__)
@@ -66,11 +63,15 @@ class Export(L.Callback):
         self.folder = Path(folder)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        cast(BackboneModule, pl_module).export(self.folder)
-        cast(ProcessorOwner, trainer.datamodule).save_processor(self.folder)  # type: ignore[attr-defined]
+        module = cast(BackboneModule, pl_module)
+        with module.whole():  # all processes enter: gathering weights waits for all
+            if not trainer.is_global_zero:
+                return
+            self.folder.mkdir(parents=True, exist_ok=True)
+            module.export(self.folder)
+            cast(ProcessorOwner, trainer.datamodule).save_processor(self.folder)  # type: ignore[attr-defined]
         log.info("exported model and processor to %s", self.folder)
 
 
@@ -138,11 +139,11 @@ class RewardDashboard(L.Callback):
         self.samples = samples
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if (writer := _writer(trainer)) is not None:
+        if (writer := board(trainer)) is not None:
             writer.add_custom_scalars(LAYOUT)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        writer, module = _writer(trainer), cast(RewardModule, pl_module)
+        writer, module = board(trainer), cast(RewardModule, pl_module)
         if writer is None or trainer.sanity_checking:
             return
         margins = module.metric.all_margins()
@@ -150,6 +151,7 @@ class RewardDashboard(L.Callback):
         if len(margins):
             writer.add_histogram("val/margins", margins, trainer.global_step)
         owner = cast(ProcessorOwner, trainer.datamodule)  # type: ignore[attr-defined]
+        # On this process alone: sharded weights are whole during validation (lit_ixc.sharding.WholeForEvaluation).
         rows = [
             (record, module(batch.to(module.device))[0]) for record, batch in owner.validation_samples(self.samples)
         ]
@@ -163,28 +165,11 @@ def sample_page(rows: Sequence[tuple[Comparison, Tensor]]) -> Figure:
     Args:
         rows: Records with their scores (K,).
     """
-    figure = Figure(figsize=(11, 1.7 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), 2, width_ratios=(1, 4), squeeze=False)
-    for (record, scores), (left, right) in zip(rows, axes, strict=True):
-        for axis in (left, right):
-            axis.set_axis_off()
-        images = [part for part in record.prompt.media if isinstance(part, ImagePart)]
-        if images:
-            left.imshow(Image.open(io.BytesIO(images[0].data)).convert("RGB"))
-        else:
-            left.text(0.5, 0.5, record.modality, ha="center", va="center", color="0.5")
-        lines = [textwrap.shorten(record.prompt.messages[-1].text, 180, placeholder=" ...")]
-        best = int(scores[: len(record.ranks)].argmax())
+    pages = []
+    for record, scores in rows:
+        lines, best = [], int(scores[: len(record.ranks)].argmax())
         for k, (rank, score) in enumerate(zip(record.ranks, scores.tolist(), strict=False)):
             mark = ("chosen  " if rank == 0 else "rejected") + (" <" if k == best else "  ")
-            lines.append(f"{score:+7.2f}  {mark}  {textwrap.shorten(record.response_text(k), 110, placeholder=' ...')}")
-        text = "\n".join(textwrap.fill(line, 120, subsequent_indent="    ") for line in lines).replace("$", r"\$")
-        right.text(0, 0.95, text, va="top", family="monospace", fontsize=8)
-        right.set_title(f"{record.domain} / {record.source} / {record.id}", loc="left", fontsize=8, color="0.4")
-    return figure
-
-
-def _writer(trainer: L.Trainer):  # type: ignore[no-untyped-def]
-    """The TensorBoard writer of rank 0, if there is one."""
-    boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-    return boards[0].experiment if boards and trainer.is_global_zero else None
+            lines.append(f"{score:+7.2f}  {mark}  {shortened(record.response_text(k))}")
+        pages.append((record, lines))
+    return page(pages)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 
 from lit_ixc.batch import ComparisonBatch
 
@@ -67,6 +68,29 @@ class Family(ABC):
         """
 
     @abstractmethod
+    def step(
+        self,
+        model: nn.Module,
+        ids: Tensor,
+        position: Tensor,
+        attention_mask: Tensor | None,
+        cache: Cache,
+        visual_rows: Tensor | None = None,
+        features: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states (B, T, H) after the final norm of tokens whose predecessors are in a cache; it takes them up.
+
+        Args:
+            ids: (B, T) the prompts, padded on the left, into an empty cache; then the next token of each.
+            position: (B, T), or (A, B, T) on several axes.
+            attention_mask: (B, S) 1 at tokens, those in the cache included; or (B, 1, T, S), True where attended to;
+                None where no sequence is padded.
+            cache: Keys and values.
+            visual_rows: (N,) flat columns (of ``B * T``) of the visual tokens, sequence by sequence; None without.
+            features: What :meth:`features` gave for them.
+        """
+
+    @abstractmethod
     def separate(self, model: nn.Module, ids: Tensor, attention_mask: Tensor, tensors: dict[str, Tensor]) -> Tensor:
         """Hidden states (S, L, H) of plain sequences, by the model's own forward pass: no tree, nothing shared.
 
@@ -83,3 +107,7 @@ class Family(ABC):
     def longest_tree(self, model: nn.Module) -> int | None:
         """Tokens of the longest sequence that a tree may hold; None: any."""
         return None
+
+    @abstractmethod
+    def window(self, model: nn.Module) -> int | None:
+        """Positions that a sequence may have, prompt and answer together; None: any number."""

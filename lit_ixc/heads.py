@@ -9,6 +9,7 @@ Shapes: ``B`` rows, ``T`` tokens, ``H`` hidden size, ``C`` comparisons, ``K`` re
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,10 @@ class Pooling(nn.Module, ABC):
 
     def prepare(self, hidden_size: int) -> None:  # noqa: B027 - most poolings have no parameters
         """Create the parameters that depend on the hidden size."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the constructor that make an equal one, as JSON values: an export keeps them."""
+        return {}
 
     @abstractmethod
     def forward(self, hidden: Tensor, batch: ComparisonBatch) -> Tensor:
@@ -49,6 +54,9 @@ class RewardToken(Pooling):
     def __init__(self, token_id: int = 92527) -> None:
         super().__init__()
         self.token_id = token_id
+
+    def arguments(self) -> dict[str, Any]:
+        return {"token_id": self.token_id}
 
     def forward(self, hidden: Tensor, batch: ComparisonBatch) -> Tensor:
         columns = _last_column(batch, (batch.input_ids == self.token_id) & (batch.segment > 0))
@@ -94,6 +102,10 @@ class RewardHead(nn.Module, ABC):
         self.pooling = pooling
         self.pooling.prepare(hidden_size)
 
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the constructor besides hidden size and pooling, as JSON values: an export keeps them."""
+        return {}
+
     @abstractmethod
     def project(self, pooled: Tensor) -> Tensor:
         """(C, K, H) -> (C, K)."""
@@ -134,6 +146,9 @@ class MLPHead(RewardHead):
         super().__init__(hidden_size, pooling)
         self.inner = nn.Linear(hidden_size, width or hidden_size)
         self.outer = nn.Linear(width or hidden_size, 1, bias=False)
+
+    def arguments(self) -> dict[str, Any]:
+        return {"width": self.inner.out_features}
 
     def project(self, pooled: Tensor) -> Tensor:
         return self.outer(nn.functional.silu(self.inner(pooled))).squeeze(-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -9,7 +11,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from lit_ixc.adapters import Lora, add_lora, merge_lora
@@ -27,6 +30,7 @@ from lit_ixc.batch import ComparisonBatch
 from lit_ixc.features import FeatureStore
 from lit_ixc.optim import Schedule, adamw_with_schedule, decay_groups
 from lit_ixc.records import UserError
+from lit_ixc.sharding import WholeForEvaluation, data_mesh, full_state, reshard, shard_all, sharded_parts
 
 
 class TrainOutput(TypedDict):
@@ -105,6 +109,38 @@ class BackboneModule(L.LightningModule):
             return
         self.build()
         self.train()
+        if (mesh := data_mesh(self.device_mesh)) is not None:
+            shard_all(self, mesh)
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        return [WholeForEvaluation()]
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Weights that a forward pass has left whole would miss the step."""
+        reshard(self)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Inside, the first process has plain modules with all the weights in place of sharded ones, on the host.
+
+        All processes enter: gathering waits for all. Nothing changes without shards.
+        """
+        if not sharded_parts(self):
+            yield
+            return
+        state, modules = full_state(self), dict(self._modules)
+        try:
+            if self.global_rank == 0:
+                with torch.random.fork_rng(devices=[]):
+                    self.build()
+                for name, child in self.named_children():
+                    if child is not modules.get(name):
+                        own = {key: state[key] for key in state if key.startswith(f"{name}.")}
+                        child.load_state_dict({key.removeprefix(f"{name}."): own[key] for key in own}, assign=True)
+                self.model.tie_weights()
+            yield
+        finally:
+            self._modules.update(modules)
 
     def build(self) -> None:
         """Load the backbone and settle what of it trains."""
@@ -128,15 +164,18 @@ class BackboneModule(L.LightningModule):
         return hidden_states(self.model, batch, features, self.attention)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        _, vision, projector = family_of(self.model).parts(self.model)
-        scales = {parameter: self.vision_lr_scale for parameter in (*vision, *projector)}
-        groups = decay_groups(self, self.lr, self.weight_decay, scales)
+        groups = decay_groups(self, self.lr, self.weight_decay, self.lr_scales())
         if not groups:
             raise UserError("nothing trains: set freeze_language, freeze_projector or freeze_vision to false")
         steps = int(self.trainer.estimated_stepping_batches)
         return adamw_with_schedule(  # type: ignore[return-value]
             groups, self.betas, steps, self.warmup_ratio, self.schedule, self._time_used
         )
+
+    def lr_scales(self) -> dict[nn.Parameter, float]:
+        """Factors on the learning rate, of the parameters that have one."""
+        _, vision, projector = family_of(self.model).parts(self.model)
+        return dict.fromkeys((*vision, *projector), self.vision_lr_scale)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the state of the random numbers (of rank 0), which dropout draws from."""
@@ -146,7 +185,13 @@ class BackboneModule(L.LightningModule):
         self._random_state = checkpoint.get("random_state")
 
     def on_train_start(self) -> None:
-        """Go on with the random numbers where a checkpoint left them; exact with one process on equal devices."""
+        """Go on with the random numbers and the data where a checkpoint left them.
+
+        The numbers are exact with one process on equal devices.
+        """
+        # To know the length of a schedule, configure_optimizers has the loader made before the checkpoint's loops are
+        # read, and the Trainer hands a loader its state only when it makes it (lightning 2.6).
+        self.trainer.fit_loop._load_combined_loader_states()
         if self._random_state is not None and self.global_rank == 0:
             cpu, *devices = self._random_state
             torch.set_rng_state(cpu)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from torch import Tensor
+
 from lit_ixc.batch import EncodedMedia, EncodedSequence, Ending
 from lit_ixc.ixc25.image import IXC25ImageProcessor, Variant
 from lit_ixc.ixc25.processing import IXC25Processor, Template
@@ -69,6 +71,23 @@ class SavedProcessor:
     ) -> EncodedSequence:
         """See ``ConversationProcessor``."""
         return self.processor.encode_conversation(prompt, response, media, ending)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens each of which ends an answer."""
+        return self.processor.stop_ids
+
+    def encode_prompt(self, prompt: Prompt, media: EncodedMedia) -> EncodedSequence:
+        """See ``ChatProcessor``."""
+        return self.processor.encode_prompt(prompt, media)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See ``ChatProcessor``."""
+        return self.processor.decode(ids)
+
+    def unwritable(self, vocabulary: int) -> Tensor:
+        """See ``ChatProcessor``."""
+        return self.processor.unwritable(vocabulary)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the processor beside a model."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lit_ixc.backbone import BackboneSource
@@ -16,6 +15,7 @@ from lit_ixc.heads import LastToken, LinearHead, RewardHead
 from lit_ixc.losses import BradleyTerry, PreferenceLoss, comparison_nll
 from lit_ixc.metrics import PreferenceMetric, preference_table
 from lit_ixc.module import BackboneModule, TrainOutput
+from lit_ixc.scoring import save_head
 from lit_ixc.step_log import completes_logged_step, log_training
 
 
@@ -96,9 +96,6 @@ class RewardModule(BackboneModule):
     test_step = validation_step
 
     def export(self, folder: Path) -> None:
-        """The backbone, and the head beside it as ``reward_head.safetensors``."""
+        """The backbone, and the head beside it: ``reward_head.safetensors``, and which one it is as JSON."""
         super().export(folder)
-        save_file(
-            {name: tensor.contiguous() for name, tensor in self.head.state_dict().items()},
-            folder / "reward_head.safetensors",
-        )
+        save_head(self.head, folder)

@@ -52,6 +52,25 @@ class Targets(NamedTuple):
         return zeros.index_add(0, self.comparison, nll * each) / mass.clamp(min=1), mass
 
 
+def predict_targets(hidden: Tensor, head: nn.Module, batch: ComparisonBatch) -> Targets:
+    """Predict every supervised token from the hidden state of the token before it in its own sequence.
+
+    Args:
+        hidden: (B, T, H) hidden states of the batch.
+        head: The language-model head.
+        batch: What is predicted.
+    """
+    at = batch.target_rows  # (N,), flat
+    row = at // hidden.shape[1]
+    logits = head(hidden[row, batch.parent.flatten()[at]]).float()  # (N, V)
+    ids, comparison, segment, response = (
+        field.flatten()[at] for field in (batch.input_ids, batch.comparison, batch.segment, batch.response)
+    )
+    logprobs = logits.log_softmax(dim=-1).gather(1, ids[:, None]).squeeze(1)
+    weights = torch.where(segment == 0, batch.exists.sum(dim=1)[comparison], 1)
+    return Targets(logprobs, logits.argmax(-1) == ids, weights, comparison, segment, response)
+
+
 class SFTModule(BackboneModule):
     """Next-token loss on assistant tokens, over one or more answers of each prompt.
 
@@ -82,17 +101,8 @@ class SFTModule(BackboneModule):
         self.exact_match = GroupMean()
 
     def targets(self, batch: ComparisonBatch, features: Tensor | None = None) -> Targets:
-        """Predict every supervised token from the hidden state of the token before it in its own sequence."""
-        hidden = self.hidden_states(batch, features)  # (B, T, H)
-        at = batch.target_rows  # (N,), flat
-        row = at // hidden.shape[1]
-        logits = self.model.get_output_embeddings()(hidden[row, batch.parent.flatten()[at]]).float()  # (N, V)
-        ids, comparison, segment, response = (
-            field.flatten()[at] for field in (batch.input_ids, batch.comparison, batch.segment, batch.response)
-        )
-        logprobs = logits.log_softmax(dim=-1).gather(1, ids[:, None]).squeeze(1)
-        weights = torch.where(segment == 0, batch.exists.sum(dim=1)[comparison], 1)
-        return Targets(logprobs, logits.argmax(-1) == ids, weights, comparison, segment, response)
+        """Predict every supervised token of a batch."""
+        return predict_targets(self.hidden_states(batch, features), self.model.get_output_embeddings(), batch)
 
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> TrainOutput:
         features = self.image_features(batch) if self.image_words_weight else None

@@ -23,7 +23,10 @@ LIBRARY_LEAVES = {
     "losses",
     "metrics",
     "optim",
+    "logprobs",
+    "dpo_losses",
     "advantages",
+    "policy_losses",
 }
 
 

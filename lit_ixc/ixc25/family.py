@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 
 from lit_ixc.batch import ComparisonBatch
 from lit_ixc.family import Family, Parts
@@ -39,6 +40,30 @@ class IXC25Family(Family):
         )
         return output.last_hidden_state
 
+    def step(
+        self,
+        model: nn.Module,
+        ids: Tensor,
+        position: Tensor,
+        attention_mask: Tensor | None,
+        cache: Cache,
+        visual_rows: Tensor | None = None,
+        features: Tensor | None = None,
+    ) -> Tensor:
+        if visual_rows is None:
+            visual_rows = torch.empty(0, dtype=torch.long, device=ids.device)
+        output = IXC25Model.forward(
+            _ixc(model),
+            ids,
+            attention_mask,
+            position,
+            past_key_values=cache,
+            image_rows=visual_rows,
+            image_embeds=features,
+            use_cache=True,
+        )
+        return output.last_hidden_state
+
     def separate(self, model: nn.Module, ids: Tensor, attention_mask: Tensor, tensors: dict[str, Tensor]) -> Tensor:
         inputs = {"attention_mask": attention_mask, "use_cache": False, **tensors}
         return IXC25Model.forward(_ixc(model), ids, **inputs).last_hidden_state
@@ -47,6 +72,11 @@ class IXC25Family(Family):
         """Beyond the trained positions the rotary base follows the length of each sequence, shared tokens or not."""
         config = _ixc(model).config
         return config.max_position_embeddings if config.rope_ntk_factor is not None else None
+
+    def window(self, model: nn.Module) -> int | None:
+        """The trained positions, where rotary angles are not scaled beyond them."""
+        config = _ixc(model).config
+        return config.max_position_embeddings if config.rope_ntk_factor is None else None
 
 
 def _ixc(model: nn.Module) -> IXC25Model:

@@ -148,6 +148,20 @@ class IXC25Processor(ProcessorMixin):
         length = len(sequence.ids)
         return EncodedSequence(sequence.ids, sequence.visual, [False] * length, length, length)
 
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens each of which ends an answer: ``</s>`` and the end of turn."""
+        return tuple(self.tokenizer.stop_ids)
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True, **kwargs: Any) -> str:
+        """The text of an answer's tokens without white space around it; other arguments as of the tokenizer."""
+        return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens, **kwargs).strip()
+
+    def unwritable(self, vocabulary: int) -> Tensor:
+        """(V,) True at ids that are no text: the one at visual positions, and rows of the embedding without a piece."""
+        ids = torch.arange(vocabulary)
+        return (ids == self.image_token_id) | (ids >= len(self.tokenizer))
+
     def _lay_out(
         self, prompt: Prompt, messages: Sequence[Message], media: EncodedMedia, ending: Ending | Literal["open"]
     ) -> tuple[TokenSequence, list[_Turn]]:

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 
 from lit_ixc.batch import ComparisonBatch
 from lit_ixc.family import Family, Parts
@@ -22,6 +23,9 @@ from lit_ixc.records import UserError
 
 #: Modules inside a vision tower that bring its output to the decoder's width: the projector of the Qwen-VL family.
 _MERGER = re.compile(r"(^|\.)(deepstack_)?merger(_list)?\.")
+
+#: Kinds of rotary angles that depend on the longest sequence of a batch.
+_CHANGING = ("dynamic", "longrope")
 
 
 def base_of(model: nn.Module) -> PreTrainedModel:
@@ -92,25 +96,31 @@ class NativeFamily(Family):
             attention: Handed on to the decoder: ``attention_mask``, ``tree``.
         """
         base = base_of(model)
+        if features is not None and batch.axes is None and hasattr(base, "get_rope_index"):
+            raise ValueError(f"{type(base).__name__} has positions on several axes, but the batch has none")
+        inputs = _embedded(base, batch.input_ids, batch.visual_rows, features)
         position = batch.position if batch.axes is None else batch.axes  # (B, T) or (3, B, T)
-        if features is None:
-            embeds = base.get_input_embeddings()(batch.input_ids)  # (B, T, H)
-        else:
-            if batch.axes is None and hasattr(base, "get_rope_index"):
-                raise ValueError(f"{type(base).__name__} has positions on several axes, but the batch has none")
-            rows = batch.visual_rows
-            visual = torch.zeros_like(batch.input_ids, dtype=torch.bool).flatten().index_fill(0, rows, True)
-            visual = visual.view_as(batch.input_ids)
-            # an image token may lie outside the embedding
-            embeds = base.get_input_embeddings()(batch.input_ids.masked_fill(visual, 0))
-            width = embeds.shape[-1]
-            features = features.to(embeds.device, embeds.dtype)
-            embeds = embeds.flatten(0, 1).index_copy(0, rows, features[:, :width]).view_as(embeds)
-            if features.shape[1] > width:
-                deeper = features[rows.argsort(), width:]  # the decoder reads them row by row
-                attention |= {"visual_pos_masks": visual, "deepstack_visual_embeds": list(deeper.split(width, dim=1))}
-        decoder = base.get_decoder()
-        return decoder(inputs_embeds=embeds, position_ids=position, use_cache=False, **attention).last_hidden_state
+        return base.get_decoder()(position_ids=position, use_cache=False, **inputs, **attention).last_hidden_state
+
+    def step(
+        self,
+        model: nn.Module,
+        ids: Tensor,
+        position: Tensor,
+        attention_mask: Tensor | None,
+        cache: Cache,
+        visual_rows: Tensor | None = None,
+        features: Tensor | None = None,
+    ) -> Tensor:
+        base = base_of(model)
+        output = base.get_decoder()(
+            position_ids=position,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            use_cache=True,
+            **_embedded(base, ids, visual_rows, features),
+        )
+        return output.last_hidden_state
 
     def separate(self, model: nn.Module, ids: Tensor, attention_mask: Tensor, tensors: dict[str, Tensor]) -> Tensor:
         """(S, L, H) hidden states of plain sequences, by the model's own forward pass: what a prefix tree must equal.
@@ -151,6 +161,34 @@ class NativeFamily(Family):
     def longest_tree(self, model: nn.Module) -> int | None:
         """Tokens of the longest sequence for which every layer sees all earlier tokens; None where that is any."""
         return reach(base_of(model).get_decoder().config)
+
+    def window(self, model: nn.Module) -> int | None:
+        """As many as the decoder's configuration names.
+
+        Fewer where rotary angles change once a sequence passes their original length: keys in the cache were turned by
+        other angles then.
+        """
+        config = base_of(model).get_decoder().config
+        rope = getattr(config, "rope_parameters", None) or {}
+        limits = [rope.get("original_max_position_embeddings")] if rope.get("rope_type") in _CHANGING else []
+        limits.append(getattr(config, "max_position_embeddings", None))
+        return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _embedded(base: PreTrainedModel, ids: Tensor, rows: Tensor | None, features: Tensor | None) -> dict[str, Any]:
+    """What a decoder reads in place of tokens (B, T), where ``features`` (N, F) stand at the flat columns ``rows``."""
+    if rows is None or features is None:
+        return {"inputs_embeds": base.get_input_embeddings()(ids)}  # (B, T, H)
+    visual = torch.zeros_like(ids, dtype=torch.bool).flatten().index_fill(0, rows, True).view_as(ids)
+    embeds = base.get_input_embeddings()(ids.masked_fill(visual, 0))  # an image token may lie outside the embedding
+    width = embeds.shape[-1]
+    features = features.to(embeds.device, embeds.dtype)
+    embeds = embeds.flatten(0, 1).index_copy(0, rows, features[:, :width]).view_as(embeds)
+    if features.shape[1] == width:
+        return {"inputs_embeds": embeds}
+    deeper = features[rows.argsort(), width:]  # the decoder reads them row by row
+    levels = list(deeper.split(width, dim=1))
+    return {"inputs_embeds": embeds, "visual_pos_masks": visual, "deepstack_visual_embeds": levels}
 
 
 def _of_kind(

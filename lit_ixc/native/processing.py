@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
@@ -30,7 +31,7 @@ from lit_ixc.native.files import (
 from lit_ixc.native.loading import model_class, read_config
 from lit_ixc.native.model import argument_names
 from lit_ixc.native.template import Span, render, turns_of
-from lit_ixc.records import ImagePart, MediaPart, Message, Prompt, RecordError, UserError
+from lit_ixc.records import ImagePart, MediaPart, Message, Prompt, RecordError, UserError, text_message
 
 OPTIONS = "native_processor.json"  # what is not in the files of transformers
 
@@ -252,6 +253,46 @@ class NativeProcessor:
         laid = self._lay_out(prompt.messages, prompt, media, open_end=True)
         length = len(laid.ids)
         return EncodedSequence(laid.ids, laid.visual, [False] * length, length, length, laid.axes)
+
+    @cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens each of which ends an answer: the template's end of turn, and the ends of text in the model's files.
+
+        An end of text counts where the tokenizer knows it as a special token: a configuration that names none has the
+        default of its class.
+
+        Raises:
+            UserError: The template ends without an end-of-turn token.
+        """
+        turns = Prompt((text_message("user", "a"),)), [text_message("assistant", "b")]
+        answered = self.encode_conversation(*turns, EncodedMedia((), {}), "sft")
+        behind = answered.ids[answered.response_end :]
+        found = [next(token for token in behind if token in self._special_ids), self.tokenizer.eos_token_id]
+        generation = self.path / "generation_config.json"
+        configs: list[Any] = [GenerationConfig.from_pretrained(self.path)] if generation.is_file() else []
+        for config in (*configs, self.config, self.config.get_text_config()):
+            ends = getattr(config, "eos_token_id", None)
+            found.extend(ends if isinstance(ends, list | tuple) else [ends])
+        return tuple(dict.fromkeys(token for token in found if token in self._special_ids))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of an answer's tokens, without special tokens and without white space around it."""
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return cast(str, text).strip()
+
+    def unwritable(self, vocabulary: int) -> Tensor:
+        """(V,) True at ids that are no text: what stands for images and videos or frames them, and rows of the
+        embedding without a piece."""
+        refused = torch.ones(vocabulary, dtype=torch.bool)
+        refused[self._writable[self._writable < vocabulary]] = False
+        return refused
+
+    @cached_property
+    def _writable(self) -> Tensor:
+        """Ids of the pieces of text, special tokens included."""
+        visual = self._visual_ids | set(self.tokenizer.convert_tokens_to_ids(self._placeholders))
+        ids = set(self.tokenizer.get_vocab().values()) - visual | set(self.stop_ids)
+        return torch.tensor(sorted(ids))
 
     def _lay_out(
         self, messages: Sequence[Message], prompt: Prompt, media: EncodedMedia, open_end: bool

@@ -129,7 +129,7 @@ class Pair(NamedTuple):
     """A comparison in the making.
 
     Args:
-        answers: Two or more, the best one first.
+        answers: Two or more, the best one first; of an SFT row one or more, all as good as one another.
         scores: Their scores, or None where nothing was scored: then the order is the ranking.
     """
 

@@ -25,6 +25,7 @@ from lit_ixc.pairing.cases import (
     Sampling,
     name_of,
     reference_of,
+    text_of,
     usable,
 )
 from lit_ixc.pairing.comparisons import build
@@ -32,7 +33,7 @@ from lit_ixc.pairing.journal import Journal, Record
 from lit_ixc.pairing.labels import Marker, ask, label_of_reference, marker_of
 from lit_ixc.pairing.plan import Plan
 from lit_ixc.pairing.strategies import Posed
-from lit_ixc.records import Comparison, ImagePart
+from lit_ixc.records import Comparison, ImagePart, text_message
 
 _LABELS_AT_ONCE = 256  # of rules: to make one again costs less than to wait for the disk
 _DONOR_TRIES = 16
@@ -213,15 +214,25 @@ class SetRun:
         answers = usable(row, candidates, self.plan.keep_unfinished, self.answers)
         if not candidates:
             return NoPair("no_responses", "there is no answer to this prompt")
-        if not answers:
-            same = self.answers["same_as_reference"] > before
-            return NoPair("same_answer" if same else "no_usable_answer", "no answer that differs can stand in a pair")
         reference = Answer(reference_of(row), {"from": "reference"}, label_of_reference(row, marker))
-        labelled = tuple(answer._replace(label=self._label(number, answer)) for answer in answers)
-        pairs = self.plan.strategy.pairs(Case(row, reference, labelled, self._seed(row, "pairs")))
+        labelled = [answer._replace(label=self._label(number, answer)) for answer in answers]
+        copied = self.answers["same_as_reference"] > before
+        if copied and self.plan.strategy.keeps_copies:
+            labelled.append(self._copy(candidates, reference))
+            labelled.sort(key=lambda answer: answer.origin["number"])
+        if not labelled:
+            return NoPair("same_answer" if copied else "no_usable_answer", "no answer that differs can stand in a pair")
+        pairs = self.plan.strategy.pairs(Case(row, reference, tuple(labelled), self._seed(row, "pairs")))
         if isinstance(pairs, NoPair):
             return pairs
         return [build(row, pair, k, self.plan.strategy.describe()) for k, pair in enumerate(pairs)]
+
+    def _copy(self, candidates: Sequence[Candidate], reference: Answer) -> Answer:
+        """The first usable candidate that says what the reference says, with the label of the reference."""
+        text = text_of(reference.messages).strip()
+        finished = (one for one in candidates if self.plan.keep_unfinished or one.finish != "length")
+        copy = next(one for one in finished if one.text.strip() == text)
+        return Answer((text_message("assistant", text),), {**copy.origin, "number": copy.number}, reference.label)
 
     def _label(self, number: int, answer: Answer) -> Label | None:
         if self.labels is None:

@@ -6,16 +6,15 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from lit_ixc.backbone import BackboneSource
+from lit_ixc.batch import ChatProcessor
 from lit_ixc.generation import Decoding, check_decoding, sample
-from lit_ixc.ixc25.model import IXC25ForConditionalGeneration
-from lit_ixc.ixc25.processing import IXC25Processor
 from lit_ixc.pairing.cases import NoPair, Policy, Sampling
-from lit_ixc.processors import SavedProcessor
 from lit_ixc.records import Prompt, RecordError, UserError
 
 _BLOCKS, _BLOCK = 16, 65536
@@ -38,7 +37,7 @@ class ModelPolicy(Policy):
     def __init__(
         self,
         backbone: BackboneSource,
-        processor: SavedProcessor,
+        processor: ChatProcessor,
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int = 0,
@@ -56,15 +55,9 @@ class ModelPolicy(Policy):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @cached_property
-    def model(self) -> IXC25ForConditionalGeneration:
+    def model(self) -> PreTrainedModel:
         """The model itself."""
-        model = self.backbone.load(lm_head=True)
-        if not isinstance(model, IXC25ForConditionalGeneration):
-            raise UserError(
-                f"policy.backbone: a {type(model).__name__} cannot be sampled from here, only IXC-2.5 models can; "
-                "sample with another program and give its answers by --responses"
-            )
-        return model.to(self.device).eval()
+        return self.backbone.load(lm_head=True).to(self.device).eval()
 
     def release(self) -> None:
         """Free the model's memory; it is loaded again when it is needed."""
@@ -78,15 +71,13 @@ class ModelPolicy(Policy):
 
     def fingerprint(self) -> dict[str, Any]:
         """Digests of the model's and the processor's files: a folder may be written anew by another training."""
-        folders = {"backbone": getattr(self.backbone, "path", None), "processor": str(self.processor.path)}
+        folders = {"backbone": getattr(self.backbone, "path", None), "processor": getattr(self.processor, "path", None)}
         return {name: _files(Path(folder)) for name, folder in folders.items() if folder is not None}
 
     def sample(self, prompts: Sequence[tuple[str, Prompt]], n: int, seed: int) -> list[Sampling]:
         """See ``Policy``."""
         check_decoding(self.decoding, n)
-        model = self.model  # first: it says what it is, where it cannot be sampled from
-        processor = cast(IXC25Processor, self.processor.processor)
-        answers = sample(model, processor, prompts, n, self.decoding, seed)
+        answers = sample(self.model, self.processor, prompts, n, self.decoding, seed)
         return [
             Sampling([], NoPair(one.reason, str(one)))
             if isinstance(one, RecordError)

@@ -32,11 +32,14 @@ class Strategy(ABC):
         labelled: Whether the answers need labels.
         writes_answers: Whether the strategy writes the answers itself; then neither policy nor file is asked.
         changes_prompt: Whether the policy sees another prompt than the row's.
+        keeps_copies: Whether an answer may be a copy of the reference. It has the label of the reference, and is the
+            only one of its text.
     """
 
     labelled: bool = True
     writes_answers: ClassVar[bool] = False
     changes_prompt: ClassVar[bool] = False
+    keeps_copies: ClassVar[bool] = False
 
     @abstractmethod
     def pairs(self, case: Case) -> list[Pair] | NoPair:
@@ -118,6 +121,35 @@ class Ranking(Strategy):
         answers = [case.reference, *case.answers] if self.with_reference else list(case.answers)
         ordered = sorted(answers, key=lambda answer: -answer.score)
         return [_scored(*ordered)] if ordered[0].score > ordered[-1].score else _no_pair(case, ordered)
+
+
+class RightAnswers(Strategy):
+    """Right answers as an SFT row, one and all of rank 0: rejection-sampling data (RFT, arXiv 2308.01825).
+
+    Before a judge, an answer is right that does not lose to the reference. Equal answers count once.
+
+    Args:
+        answers_per_prompt: Most answers of a row; which ones is drawn.
+        with_reference: Count the reference among the answers.
+    """
+
+    keeps_copies = True
+
+    def __init__(self, answers_per_prompt: int = 4, with_reference: bool = False) -> None:
+        if answers_per_prompt < 1:
+            raise UserError(f"answers_per_prompt = {answers_per_prompt}: give at least 1")
+        self.answers_per_prompt, self.with_reference = answers_per_prompt, with_reference
+
+    def pairs(self, case: Case) -> list[Pair] | NoPair:
+        answers = list(case.answers)
+        sampled = {text_of(answer.messages).strip() for answer in answers}
+        if self.with_reference and text_of(case.reference.messages).strip() not in sampled:
+            answers.insert(0, case.reference)
+        right = [answer for answer in answers if answer.score > 0]
+        if not right:
+            return _no_pair(case, answers)
+        order = case.random.sample(range(len(right)), min(self.answers_per_prompt, len(right)))
+        return [Pair(tuple(right[index] for index in sorted(order)), (1.0,) * len(order))]
 
 
 class CorruptedImage(Strategy):

@@ -14,7 +14,8 @@ from lit_ixc.cli import main
 RUNS = sorted(Path(__file__).parents[2].glob("configs/run/*.yaml"))
 MIXES = sorted(Path(__file__).parents[2].glob("configs/data/*.yaml"))
 OVERLAYS = sorted(Path(__file__).parents[2].glob("configs/model/*.yaml"))
-CALLBACKS = sorted(Path(__file__).parents[2].glob("configs/trainer/*.yaml"))
+TRAINERS = sorted(Path(__file__).parents[2].glob("configs/trainer/*.yaml"))
+CALLBACKS = [path for path in TRAINERS if "callbacks+" in path.read_text()]
 SMALL = [
     "--trainer.max_steps=2",
     "--trainer.val_check_interval=2",
@@ -55,6 +56,16 @@ def test_callback_overlay_adds_to_those_of_a_run(overlay: Path, capsys: pytest.C
     printed = [entry["class_path"] for entry in yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"]]
     own = [entry["class_path"] for entry in yaml.safe_load(run.read_text())["trainer"]["callbacks"]]
     assert printed == [*own, *re.findall(r"class_path: (\S+)", overlay.read_text())]
+
+
+@pytest.mark.parametrize("overlay", sorted({*TRAINERS} - {*CALLBACKS}), ids=lambda path: path.stem)
+def test_trainer_overlay_stacks_on_a_run(overlay: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = next(path for path in RUNS if path.stem == "reward_ixc25_7b")
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(run), "--config", str(overlay), "--print_config"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in re.findall(r"class_path: (\S+)", overlay.read_text()))
 
 
 def test_the_feature_cache_changes_no_number(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

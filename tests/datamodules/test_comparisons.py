@@ -15,12 +15,14 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from datamodules.comparisons import ComparisonDataset, Loaded, RowChoice, SetView
 from datamodules.conversion import Options, convert_source
+from datamodules.encoding import SftAnswers
 from datamodules.loading import Collate, ComparisonLoader
 from datamodules.sampling import SequentialBatches, split_fraction
+from datamodules.shard_writer import SetWriter
 from datamodules.shards import ShardSet
 from datamodules.sources import Source
 from lit_ixc.batch import EncodedMedia
-from lit_ixc.records import MediaPart, UserError
+from lit_ixc.records import Comparison, MediaPart, Prompt, UserError, text_message
 
 
 def shard_set(root: Path, rows: list[dict[str, Any]], name: str = "a") -> ShardSet:
@@ -71,6 +73,41 @@ def test_rows_by_ending_and_modality(tmp_path: Path) -> None:
     assert ids(SetView("", pairs, RowChoice("sft", sft_from_pairs=True))) == [["p"], ["q"]]
     assert ids(SetView("", singles, RowChoice("reward"))) == []
     assert len(SetView("", singles, RowChoice("sft", modality="text"))) == 2
+
+
+def test_rows_of_equals_are_sft_rows_and_stay_comparisons(tmp_path: Path) -> None:
+    """No preference in a row: answers to imitate, and to reward training the ties that they always were."""
+    rows = [ranked("one", 0), ranked("ties", 0, 0), ranked("pair", 0, 1), ranked("list", 0, 0, 1)]
+    shards = written(tmp_path / "set", rows)
+    assert [shards.row(number)[1].tied for number in range(4)] == [True, True, False, False]
+    assert ids(SetView("", shards, RowChoice("sft"))) == [["one"], ["ties"]]
+    assert ids(SetView("", shards, RowChoice("sft", sft_from_pairs=True))) == [["one"], ["ties"], ["pair"], ["list"]]
+    assert ids(SetView("", shards, RowChoice("reward"))) == [["ties"], ["pair"], ["list"]]
+    assert ids(SetView("", shards, RowChoice("prompt"))) == [["one"], ["ties"], ["pair"], ["list"]]
+
+
+@pytest.mark.parametrize(("answers", "expected"), [("best", ["b"]), ("equals", ["b", "c"]), ("all", ["a", "b", "c"])])
+def test_which_answers_are_imitated(tmp_path: Path, answers: SftAnswers, expected: list[str]) -> None:
+    views = [SetView("a", written(tmp_path / "set", [ranked("r", 1, 0, 0)]), RowChoice("sft", sft_from_pairs=True))]
+    loaded = ComparisonDataset(views, ByteProcessor(), "sft", 100, sft_answers=answers)[0]
+    assert loaded.comparison is not None
+    found = [bytes(s.ids[s.response_start : s.response_end]).decode() for s in loaded.comparison.sequences]
+    assert found == expected and loaded.comparison.ranks == (0,) * len(expected)
+
+
+def ranked(name: str, *ranks: int) -> Comparison:
+    """A row whose responses are a, b, c, ... with these ranks."""
+    prompt = Prompt((text_message("user", f"Q {name}"),))
+    answers = tuple((text_message("assistant", "abc"[k]),) for k in range(len(ranks)))
+    return Comparison(name, prompt, answers, ranks, source="made")
+
+
+def written(folder: Path, rows: Sequence[Comparison]) -> ShardSet:
+    with SetWriter(folder) as writer:
+        for one in rows:
+            writer.write(one, [])
+        writer.commit({"name": folder.name, "samples": None})
+    return ShardSet(folder)
 
 
 def test_the_held_out_side_is_the_complement(tmp_path: Path) -> None:

@@ -22,9 +22,15 @@ from datamodules.preferences import (
     TextPreferenceDataModule,
     VideoPreferenceDataModule,
 )
+from datamodules.shard_writer import SetWriter
 from datamodules.sources import Source
+from lit_ixc.backbone import BackboneSource
 from lit_ixc.batch import ComparisonBatch
-from lit_ixc.records import UserError
+from lit_ixc.ixc25.miniature import build, tiny_config
+from lit_ixc.ixc25.model import IXC25Model
+from lit_ixc.losses import sft_loss
+from lit_ixc.records import Comparison, Prompt, UserError, text_message
+from lit_ixc.sft import SFTModule
 
 
 @pytest.fixture
@@ -204,6 +210,7 @@ def test_too_long_policies(data_root: Path, caplog: pytest.LogCaptureFixture) ->
         ({"min_answer_share": 1.5}, "min_answer_share = 1.5"),
         ({"rows_per_image": 2}, "rows_per_image = 2: only SFT rows"),
         ({"sft_from_pairs": True}, "sft_from_pairs"),
+        ({"sft_answers": "all"}, "sft_answers = all: has a meaning with ending: sft only"),
         ({"sets": {"sums": -1.0}}, r"sets\.sums = -1\.0"),
         ({"sets": {}}, "an empty mix"),
     ],
@@ -241,6 +248,7 @@ def test_it_is_built_from_a_config(data_root: Path) -> None:
     }
     data = parser.instantiate(parser.parse_object({"data": config})).data
     assert isinstance(data, TextPreferenceDataModule) and isinstance(data.processor, ByteProcessor)
+    assert data.data_root == str(data_root)  # what was computed from the rows is kept under it
     assert len(ids(data.train_dataloader())) == 30
 
 
@@ -333,3 +341,82 @@ def test_thousands_of_samples(data_root: Path) -> None:
         module(data_root, sets={"sums": 1}, amounts="thousands", samples_per_epoch=5)
     with pytest.raises(UserError, match="temperature = 0"):
         module(data_root, temperature=0)
+
+
+def test_every_training_row_once(data_root: Path) -> None:
+    long = [pair(f"long-{number}", "x" * 200) for number in range(5)]
+    write_json(data_root / "text/math/long.json", [*long, pair("short")])
+    mix = {"sums": 1, "long": 9}
+    data = module(data_root, sets=mix, validation_fraction=0.3, max_length=100, test_batch_size=7, samples_per_epoch=3)
+    every = data.every_training_row()
+    found, held = ids(every), ids(data.val_dataloader())
+    # what training drops is dropped, and nothing takes its place; validation cuts the long rows
+    fitting = {f"sum-{number}" for number in range(30)} | {"short"}
+    assert len(found) == len(set(found)) and set(found) == fitting - set(held)
+    assert every.kept == len(found) and every.kept + every.dropped + len(held) == 36
+    assert max(batch.size for batch in every) <= 7
+    assert found == ids(every)  # again the same
+
+
+def test_processes_share_every_training_row(data_root: Path) -> None:
+    class Rank:
+        def __init__(self, rank: int) -> None:
+            self.global_rank, self.world_size = rank, 3
+
+    parts = []
+    for number in range(3):
+        data = module(data_root, batch_size=4)
+        data.trainer = Rank(number)  # type: ignore[assignment]
+        parts.append(ids(data.every_training_row()))
+    assert sorted(sum(parts, [])) == sorted(ids(module(data_root).train_dataloader()))
+
+
+class Tiny(BackboneSource):
+    def load(self, lm_head: bool) -> IXC25Model:
+        return build(tiny_config(), seed=0)
+
+
+def test_several_answers_have_the_loss_and_gradients_of_separate_rows_packed_or_not(tmp_path: Path) -> None:
+    """K answers in one tree, the same answers as rows of one, and both packed: one loss, one gradient."""
+    questions = {"Which one?": ("a", "ab, c", "abc"), "What?": ("yes",), "Why not?": ("because", "be it so")}
+    trees = [answered(f"{n}", question, texts) for n, (question, texts) in enumerate(questions.items())]
+    rows = [
+        answered(f"{n}-{k}", question, (text,))
+        for n, (question, texts) in enumerate(questions.items())
+        for k, text in enumerate(texts)
+    ]
+    for name, records in (("trees", trees), ("rows", rows)):
+        with SetWriter(tmp_path / "data" / name) as writer:
+            for record in records:
+                writer.write(record, [])
+            writer.commit({"name": name, "samples": None})
+    sft_module = SFTModule(Tiny())
+    sft_module.configure_model()
+    sft_module.eval()
+    found, shapes = [], []
+    for name, row_tokens in (("rows", None), ("rows", 64), ("trees", None), ("trees", 256)):
+        data = module(
+            tmp_path / "data", sets={name: 1}, ending="sft", sft_answers="equals", batch_size=9, row_tokens=row_tokens
+        )
+        (batch,) = data.train_dataloader()
+        shapes.append((batch.size, len(batch.input_ids)))
+        sft_module.zero_grad()
+        targets = sft_module.targets(batch)
+        loss = sft_loss(targets.logprobs, targets.weights)
+        loss.backward()
+        weights = sft_module.model.get_input_embeddings().weight, sft_module.model.get_output_embeddings().weight
+        found.append((loss.detach(), *(weight.grad.clone() for weight in weights)))
+    # 6 answers: a row each; packed by 64 in fewer rows; 3 trees; all of them in a row
+    assert shapes[0] == (6, 6) and shapes[1][0] == 6 and shapes[1][1] < 6 and shapes[2:] == [(3, 3), (3, 1)]
+    for loss, *gradients in found[1:]:
+        torch.testing.assert_close(loss, found[0][0], rtol=1e-6, atol=1e-6)
+        for gradient, expected in zip(gradients, found[0][1:], strict=True):
+            assert expected.abs().max() > 1e-3
+            torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-6)
+
+
+def answered(name: str, question: str, answers: tuple[str, ...]) -> Comparison:
+    """A row of equally good answers."""
+    prompt = Prompt((text_message("user", question),))
+    responses = tuple((text_message("assistant", text),) for text in answers)
+    return Comparison(name, prompt, responses, (0,) * len(answers), source="made")

@@ -15,7 +15,6 @@ from lit_ixc.backbone import Pretrained, family_of, join_media
 from lit_ixc.batch import ComparisonBatch, ConversationProcessor
 from lit_ixc.layout import collate, separate
 from lit_ixc.native import NativeProcessor
-from lit_ixc.pairing.policy import ModelPolicy
 from lit_ixc.processors import SavedProcessor
 from lit_ixc.records import Comparison, UserError, text_message
 from lit_ixc.reward import RewardModule
@@ -130,13 +129,6 @@ def test_the_words_of_an_image_reach_a_native_vision_tower(tmp_path: Path) -> No
     assert features is not None
     module.image_words_loss(features, batch).backward()
     assert any(parameter.grad.abs().sum() > 0 for parameter in family_of(module.model).parts(module.model).vision)  # type: ignore[union-attr]
-
-
-def test_a_native_model_is_no_policy_of_pair_yet(tmp_path: Path) -> None:
-    path = saved("llama", tmp_path)
-    policy = ModelPolicy(Pretrained(path), SavedProcessor(path))
-    with pytest.raises(UserError, match="a LlamaForCausalLM cannot be sampled from here"):
-        policy.sample([("p", question("What?"))], 1, 0)
 
 
 def test_an_exported_native_processor_opens_like_any_other(tmp_path: Path) -> None:

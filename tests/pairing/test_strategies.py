@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_ixc.pairing.cases import Answer, Case, Label, NoPair, Pair
+from lit_ixc.pairing.labels import LabelRule, make_labeller
+from lit_ixc.pairing.pipeline import SetRun
+from lit_ixc.pairing.plan import Plan
 from lit_ixc.pairing.strategies import (
     BestAgainstWorst,
     CorruptedImage,
@@ -16,12 +20,13 @@ from lit_ixc.pairing.strategies import (
     Posed,
     Ranking,
     ReferenceAgainstWorst,
+    RightAnswers,
     Strategy,
     VerifiedAgainstFailed,
 )
-from lit_ixc.records import ImagePart, UserError, text_message
+from lit_ixc.records import Comparison, ImagePart, UserError, text_message
 from tests.datamodules.fakes import png
-from tests.pairing.helpers import image_row, row
+from tests.pairing.helpers import ListRows, LongerJudge, ScriptedPolicy, image_row, row
 
 RULE, JUDGE = "verifier:math", "judge:j"
 
@@ -139,6 +144,74 @@ def test_ranking(strategy: Strategy, one: Case, expected: object) -> None:
     assert found(strategy, one) == expected
 
 
+@pytest.mark.parametrize(
+    ("strategy", "one", "expected"),
+    [
+        (RightAnswers(), case(1, 1, 0, 1), ["02"]),
+        (RightAnswers(), case(1, 0, 1), ["1"]),  # a row of one
+        (RightAnswers(), case(0, 0, 1), ["1"]),  # what the reference says is no matter
+        (RightAnswers(), case(1, 0, 0), "all_wrong"),
+        (RightAnswers(with_reference=True), case(1, 1, 0), ["R0"]),
+        (RightAnswers(with_reference=True), case(1, 0, 0), ["R"]),
+        (RightAnswers(with_reference=True), case(0, 1, 0), ["0"]),
+        (RightAnswers(with_reference=True), case(0, 0), "reference_wrong"),
+        (RightAnswers(), case(0.5, 0, 0.5, 1, by=JUDGE), ["12"]),  # a tie with the reference is right
+        (RightAnswers(), case(0.5, 0, by=JUDGE), "all_worse"),
+    ],
+)
+def test_right_answers(strategy: Strategy, one: Case, expected: object) -> None:
+    assert found(strategy, one) == expected
+
+
+def test_right_answers_are_equals_whatever_a_judge_says() -> None:
+    pairs = RightAnswers().pairs(case(0.5, 0.5, 1, by=JUDGE))
+    assert not isinstance(pairs, NoPair) and pairs[0].scores == (1, 1)
+
+
+def test_which_right_answers_are_taken_is_drawn_by_the_seed() -> None:
+    drawn = {found(RightAnswers(2), case(1, 1, 0, 1, 1, seed=str(seed)))[0] for seed in range(40)}
+    assert drawn == {"02", "03", "23"}
+
+
+def right_rows(folder: Path, rule: LabelRule, strategy: Strategy, script: dict[str, list[str]]) -> list[object]:
+    """The responses and ranks of the row made of each prompt, or why there is none."""
+    truth = {"truth": {"verifier": "final_number", "arguments": {"value": 4}}}
+    rows = [row(name, "It is 4.", metadata=truth) for name in script]
+    policy = ScriptedPolicy({f"made/{name}": list(texts) for name, texts in script.items()})
+    plan = Plan(strategy, make_labeller({"default": rule}, {"j": LongerJudge()}), policy, samples=4)
+    run = SetRun(plan, ListRows(rows), folder, {"set": "made"})
+    run.draw()
+    run.label()
+    return [shown(result.outcome) for result in run.results()]
+
+
+def shown(outcome: list[Comparison] | NoPair) -> object:
+    if isinstance(outcome, NoPair):
+        return outcome.reason
+    (one,) = outcome
+    return [one.response_text(k) for k in range(len(one.responses))], one.ranks
+
+
+def test_a_sample_that_says_what_the_reference_says_is_a_right_answer_once(tmp_path: Path) -> None:
+    script = {
+        "a": ["It is 5.", " It is 4. ", "So 4", "It is 4."],
+        "b": ["It is 4."] * 4,
+        "c": ["5", "6", "7", "8"],
+    }
+    by_rule = LabelRule(verifier="truth")
+    expected = [(["It is 4.", "So 4"], (0, 0)), (["It is 4."], (0,)), "all_wrong"]
+    assert right_rows(tmp_path / "r", by_rule, RightAnswers(), script) == expected
+    # with the reference, which is no second copy of a sample that says the same
+    expected[2] = (["It is 4."], (0,))
+    assert right_rows(tmp_path / "w", by_rule, RightAnswers(with_reference=True), script) == expected
+    # a judge that takes the longer one: 5 is as long as the reference, and so is not worse
+    judged = right_rows(tmp_path / "j", LabelRule(judge="j"), RightAnswers(), script)
+    assert judged == [(["It is 5.", "It is 4."], (0, 0)), (["It is 4."], (0,)), "all_worse"]
+    # other strategies leave copies out
+    others = right_rows(tmp_path / "o", by_rule, ReferenceAgainstWorst(), script)
+    assert others[:2] == [(["It is 4.", "It is 5."], (0, 1)), "same_answer"]
+
+
 def test_answers_to_a_damaged_image_are_rejected_unseen_or_by_their_labels() -> None:
     assert found(CorruptedImage(pairs_per_prompt=2), case(None, None, None, None)) == ["R0", "R1"]
     assert found(CorruptedImage(labelled=True), case(1, 1, 0)) == ["R1"]
@@ -192,6 +265,7 @@ def test_written_answers_differ_from_the_reference_in_one_fact() -> None:
         lambda: CorruptedImage([]),
         lambda: PerturbedAnswer(["name"]),  # type: ignore[list-item]
         lambda: VerifiedAgainstFailed(0),
+        lambda: RightAnswers(0),
         lambda: PerturbedAnswer(pairs_per_prompt=0),
     ],
 )

@@ -1,0 +1,339 @@
+"""PPO of a chat policy with a critic that starts from the reward model (IXC-2.5-Chat, arXiv 2501.12368, section 3.2),
+and its critic-free relatives on the same rollouts.
+
+One batch of the data is one rollout: the policy answers its prompts, the answers are judged, and several epochs of
+updates follow. Optimisation is manual: ``global_step`` counts optimizer steps (policy and critic step together),
+``max_steps`` is looked at between rollouts, and a checkpoint is always one between two rollouts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from lit_ixc.advantages import GAE, AdvantageEstimator, whiten
+from lit_ixc.backbone import BackboneSource
+from lit_ixc.batch import ChatProcessor, ComparisonBatch, PromptBatch
+from lit_ixc.controllers import RunningMoments
+from lit_ixc.critic import CriticFrom
+from lit_ixc.losses import sft_loss
+from lit_ixc.optim import adamw_with_schedule, decay_groups
+from lit_ixc.policy import PolicyModule, PromptOwner
+from lit_ixc.policy_losses import PolicyLoss, PPOClip, token_weights, value_loss
+from lit_ixc.policy_metrics import RolloutLog
+from lit_ixc.processes import equal_share, summed, unsynced
+from lit_ixc.records import UserError
+from lit_ixc.reward_signal import RewardSignal
+from lit_ixc.rewards.vision import same_vision
+from lit_ixc.rollout import Answered, Portion, Rollout, answer_logprobs, lay_out, portions
+from lit_ixc.sft import predict_targets
+from lit_ixc.sharding import reshard
+
+
+class Estimates(NamedTuple):
+    """What updates are told of a rollout, (R, L) each.
+
+    Args:
+        rewards: Rewards of the tokens: the score at the end, less the divergence from the reference.
+        advantages: Advantages, whitened where the estimator's are.
+        returns: What the critic should have said; None without a critic.
+    """
+
+    rewards: Tensor
+    advantages: Tensor
+    returns: Tensor | None
+
+
+class PPOModule(PolicyModule):
+    """Proximal policy optimisation (arXiv 1707.06347) of a vision-language policy on a reward.
+
+    The ratio is taken against the policy that sampled. Other methods are other arguments: ``advantage`` RLOO, GRPO or
+    ReinforcePlusPlus need no critic; BestOfN with the loss ``Reinforce`` distils the best of each prompt's answers.
+
+    Args:
+        backbone: Where the policy's weights come from: the SFT model. The reference is the same.
+        processor: The policy's processor.
+        signal: Rewards, and what is made of them.
+        critic: Where the critic comes from; None for advantages that need none.
+        advantage: GAE(gamma 0.99, lambda 0.95) if None.
+        policy_loss: PPOClip(0.2) if None.
+        epochs: Passes of updates over a rollout.
+        minibatch_prompts: Prompts of an optimizer step in one process; None: all of the rollout.
+        loss_mean: Over all tokens (``token``), over answers of each one's mean (``sequence``), or the sum of tokens by
+            a fixed length (``fixed``: ``max_new_tokens``; arXiv 2503.20783).
+        value_clip: Bound of the change of a value in an update; None: no bound.
+        entropy_bonus: Weight of the policy's entropy.
+        target_kl: End a rollout's updates when the policy has moved so far from the one that sampled (mean k3 estimate
+            of a token, nats); None: never.
+        critic_warmup: Rollouts at the start in which only the critic learns.
+        sft_weight: Weight of the supervised loss on the batch's demonstrations (PPO-ptx, arXiv 2203.02155).
+        max_grad_norm: The gradient of the policy, and that of the critic, is cut to this norm; None: not.
+        lr: Peak learning rate of the policy.
+        kwargs: As in ``PolicyModule``.
+    """
+
+    last: tuple[Rollout, Estimates] | None = None  # of the last training step, for whoever watches
+
+    def __init__(
+        self,
+        backbone: BackboneSource,
+        processor: ChatProcessor,
+        signal: RewardSignal,
+        critic: CriticFrom | None = None,
+        advantage: AdvantageEstimator | None = None,
+        policy_loss: PolicyLoss | None = None,
+        epochs: int = 1,
+        minibatch_prompts: int | None = None,
+        loss_mean: Literal["token", "sequence", "fixed"] = "token",
+        value_clip: float | None = 0.2,
+        entropy_bonus: float = 0.0,
+        target_kl: float | None = None,
+        critic_warmup: int = 0,
+        sft_weight: float = 0.0,
+        max_grad_norm: float | None = 1.0,
+        lr: float = 5e-5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, processor, signal, lr=lr, **kwargs)
+        self.automatic_optimization = False
+        self.critic_source = critic
+        self.advantage, self.policy_loss = advantage or GAE(), policy_loss or PPOClip()
+        self.epochs, self.minibatch_prompts, self.loss_mean = epochs, minibatch_prompts, loss_mean
+        self.value_clip, self.entropy_bonus, self.target_kl = value_clip, entropy_bonus, target_kl
+        self.critic_warmup, self.sft_weight, self.max_grad_norm = critic_warmup, sft_weight, max_grad_norm
+        self._check()
+        self.rollouts = 0  # done so far, those before a restart included
+
+    def _check(self) -> None:
+        """Refuse options that cannot be meant."""
+        for name, value, good, remedy in (
+            ("temperature", self.decoding.temperature, self.decoding.temperature > 0, "PPO learns from drawn answers"),
+            ("epochs", self.epochs, self.epochs >= 1, "give at least 1"),
+            ("minibatch_prompts", self.minibatch_prompts, _above(self.minibatch_prompts), "give at least 1, or null"),
+            ("value_clip", self.value_clip, _above(self.value_clip), "give a positive bound, or null for none"),
+            ("target_kl", self.target_kl, _above(self.target_kl), "give a positive number, or null for none"),
+            ("max_grad_norm", self.max_grad_norm, _above(self.max_grad_norm), "give a positive norm, or null for none"),
+            ("critic_warmup", self.critic_warmup, self.critic_warmup >= 0, "give 0 or more rollouts"),
+            ("sft_weight", self.sft_weight, self.sft_weight >= 0, "give 0 or a positive weight"),
+        ):
+            if not good:
+                raise UserError(f"{name} = {value}: {remedy}")
+        name = type(self.advantage).__name__
+        if self.advantage.needs_critic and self.critic_source is None:
+            raise UserError(f"critic = None: the advantage {name} needs one; give lit_ixc.critic.CriticFrom")
+        if not self.advantage.needs_critic and self.critic_source is not None:
+            raise UserError(f"critic: the advantage {name} uses none; remove it")
+        if self.samples < self.advantage.least_samples:
+            raise UserError(f"samples = {self.samples}: {name} needs at least {self.advantage.least_samples}")
+        if self.critic_warmup and self.critic_source is None:
+            raise UserError(f"critic_warmup = {self.critic_warmup}: there is no critic; set it to 0")
+
+    def build(self) -> None:
+        super().build()
+        if self.critic_source is not None:
+            self.critic = self.critic_source.load(self.attention)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One AdamW for policy and critic, each at its own rate; the schedule counts optimizer steps."""
+        groups = decay_groups(self, self.lr, self.weight_decay, self.lr_scales())
+        return adamw_with_schedule(  # type: ignore[return-value]
+            groups, self.betas, self._planned_steps(), self.warmup_ratio, self.schedule, self._time_used
+        )
+
+    def lr_scales(self) -> dict[nn.Parameter, float]:
+        scales = super().lr_scales()
+        if self.critic is not None and self.critic_source is not None:
+            scales |= dict.fromkeys(self.critic.parameters(), self.critic_source.lr / self.lr)
+        return scales
+
+    def _planned_steps(self) -> int:
+        """Optimizer steps of the whole run: ``max_steps``, or what the epochs come to if that is less.
+
+        Raises:
+            UserError: Neither is given, and the schedule has to know its end.
+        """
+        trainer = self.trainer
+        prompts = cast(PromptOwner, trainer.datamodule).batch_size  # type: ignore[attr-defined]
+        each = self.epochs * math.ceil(prompts / (self.minibatch_prompts or prompts))
+        limits = [trainer.max_steps] if trainer.max_steps > 0 else []
+        if trainer.max_epochs not in (None, -1):
+            trainer.fit_loop.setup_data()
+            limits.append(int(trainer.num_training_batches * trainer.max_epochs * each))
+        if not limits and self.schedule != "constant":
+            raise UserError(f"schedule = {self.schedule}: give trainer.max_steps or max_epochs, or choose constant")
+        return min(limits, default=1)
+
+    def prepare(self) -> None:
+        if self.critic_source is not None and self.critic is not None and not self._ready:
+            self.critic_source.check(self.processor)
+            self.critic.own_vision = not same_vision(self.model, self.critic.model)
+        super().prepare()
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Answer the prompts; estimate advantages; ``epochs`` passes of updates over minibatches of prompts."""
+        log = RolloutLog()
+        with log.timed("rollout"):
+            prompts = equal_share(self.trainer, batch.prompts)
+            rollout = self.in_units(self.answer(prompts, self.seed + self.rollouts))
+            estimates = self.estimate(rollout, log)
+        with log.timed("update"):
+            for chosen in self.minibatches(len(rollout.prompts)):
+                self.update(rollout, estimates, chosen, batch.demonstrations, log)
+                if self._moved_too_far(log):
+                    break
+        self._note_divergence(rollout)
+        self.rollouts += 1
+        self.last = rollout, estimates
+        self.log_dict(log.scalars("train", rollout), sync_dist=True)
+
+    def in_units(self, rollout: Rollout) -> Rollout:
+        """Teach the critic, which starts as the reward model, the units of standardised rewards, in the first rollout
+        with answers that count.
+
+        Returns:
+            The rollout with the critic's values in these units.
+        """
+        if self.critic is None or rollout.values is None or not (self.signal.standardise and self.critic.awaits_units):
+            return rollout
+        moments = RunningMoments().to(self.device)
+        moments.update(rollout.scores[rollout.kept], partial(summed, self.trainer))
+        if not moments.count:
+            return rollout
+        return rollout._replace(values=self.critic.set_units(moments, rollout.values) * rollout.mask)
+
+    def estimate(self, rollout: Rollout, log: RolloutLog) -> Estimates:
+        """Rewards of tokens, advantages and returns of a rollout.
+
+        Behind the last token the value is 0, also of an answer that the length limit cut: see ``MissingEndPenalty``.
+        """
+        rewards, scores = self.signal.token_rewards(rollout, partial(summed, self.trainer))
+        advantages, returns = self.advantage(rewards, rollout.values, rollout.mask, rollout.samples)
+        if self.advantage.whitens:
+            advantages = whiten(advantages, rollout.mask, all_reduce=partial(summed, self.trainer))
+        log.estimated(rollout, scores, rewards, advantages, returns, self.signal.kl.coefficient)
+        return Estimates(rewards, advantages, returns)
+
+    def minibatches(self, prompts: int) -> Iterator[list[int]]:
+        """Numbers of the prompts of each optimizer step of a rollout: every epoch in a new order, equal parts."""
+        steps = math.ceil(prompts / (self.minibatch_prompts or prompts))
+        generator = torch.Generator().manual_seed(self.seed + self.rollouts)
+        for _ in range(self.epochs):
+            order = torch.randperm(prompts, generator=generator)
+            yield from (part.tolist() for part in order.tensor_split(steps))
+
+    def update(
+        self,
+        rollout: Rollout,
+        estimates: Estimates,
+        chosen: Sequence[int],
+        demonstrations: ComparisonBatch | None,
+        log: RolloutLog,
+    ) -> None:
+        """One optimizer step on some of a rollout's prompts."""
+        parts = list(portions(rollout, chosen, self.microbatch_prompts))
+        rows = torch.cat([part.rows for part in parts])
+        weights = torch.zeros_like(rollout.logprobs)
+        weights[rows] = token_weights(rollout.mask[rows], self.loss_mean, self.decoding.max_new_tokens)
+        counted = rollout.mask[rows].sum() if self.loss_mean == "token" else rollout.kept[rows].sum()
+        everywhere = summed(self.trainer, counted)
+        if not everywhere:  # every answer was left out: not even the optimizer's momentum shall move a weight
+            return
+        weights *= counted * self.trainer.world_size / everywhere  # the mean over processes is that over all tokens
+        for part in parts:
+            loss = self.loss(rollout, estimates, part, weights[part.rows], log)
+            if part is parts[-1] and demonstrations is not None and self.sft_weight and not self._warming_up:
+                loss = loss + self.sft_weight * self.supervised_loss(demonstrations, log)
+            with unsynced(self.trainer, part is not parts[-1]):  # gradients are shared once a step
+                self.manual_backward(loss)
+        self._step(log)
+
+    def loss(self, rollout: Rollout, estimates: Estimates, part: Portion, weights: Tensor, log: RolloutLog) -> Tensor:
+        """Clipped policy loss and value loss of some answers, weighted over their tokens (arXiv 1707.06347, eq. 9)."""
+        width, pad = weights.shape[1], self.processor.pad_token_id
+        answered = lay_out(part.prompts, part.answers, width, pad, self.device)
+        loss = torch.zeros_like(weights)  # (r, L)
+        if not self._warming_up:
+            loss = loss + self.policy_terms(answered, rollout, estimates, part.rows, weights, log)
+        if self.critic is not None and rollout.values is not None and estimates.returns is not None:
+            old, returns = rollout.values[part.rows], estimates.returns[part.rows]
+            error = value_loss(self.critic(answered), old, returns, self.value_clip, rollout.mask[part.rows])
+            loss = loss + error
+            log.add(**{"critic/loss": (error * weights).sum()})
+        return (loss * weights).sum()
+
+    def policy_terms(
+        self, answered: Answered, rollout: Rollout, estimates: Estimates, rows: Tensor, weights: Tensor, log: RolloutLog
+    ) -> Tensor:
+        """The policy's loss (r, L) of each token: clipped surrogate, entropy bonus, divergence from the reference."""
+        old = rollout.logprobs[rows]
+        logprobs, entropy = answer_logprobs(
+            self.model, answered, self.decoding.temperature, self.attention, entropy_gradient=self.entropy_bonus != 0
+        )
+        terms = self.policy_loss(logprobs, old, estimates.advantages[rows], rollout.mask[rows])
+        log.policy(terms, logprobs, old, entropy, rollout.mask[rows], weights)
+        loss = terms.loss
+        if self.entropy_bonus:
+            loss = loss - self.entropy_bonus * entropy
+        if rollout.reference is not None and self.signal.kl_in == "loss":
+            loss = loss + self.signal.kl_loss(logprobs, rollout.reference[rows])
+        return loss
+
+    def supervised_loss(self, demonstrations: ComparisonBatch, log: RolloutLog) -> Tensor:
+        """Negative log-likelihood of demonstrations, per token (arXiv 2203.02155, eq. 2)."""
+        hidden = self.hidden_states(demonstrations)
+        targets = predict_targets(hidden, self.model.get_output_embeddings(), demonstrations)
+        loss = sft_loss(targets.logprobs, targets.weights)
+        log.add(**{"sft/loss": loss})
+        return loss
+
+    def _step(self, log: RolloutLog) -> None:
+        """Cut the gradients of policy and critic, each for itself, and step."""
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        reshard(self)  # what a forward pass without a backward pass has left whole has no gradients
+        for name, part in (("policy", self.model), ("critic", self.critic)):
+            if part is not None and self.max_grad_norm is not None:
+                norm = nn.utils.clip_grad_norm_(part.parameters(), self.max_grad_norm)
+                log.add(**{f"{name}/grad_norm": norm.full_tensor() if isinstance(norm, DTensor) else norm})
+        optimizer.step()  # type: ignore[union-attr]
+        optimizer.zero_grad()  # type: ignore[union-attr]
+        scheduler.step()  # type: ignore[union-attr]
+        log.close_step()
+
+    def _note_divergence(self, rollout: Rollout) -> None:
+        """Tell the KL controller the mean divergence of the answers of all processes."""
+        total, answers = summed(
+            self.trainer, torch.stack([rollout.kl()[rollout.kept].sum(), rollout.kept.sum()])
+        ).tolist()
+        if answers:
+            self.signal.kl.update(torch.tensor(total / answers), int(answers))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["rollouts"] = self.rollouts
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.rollouts = checkpoint["rollouts"]
+
+    @property
+    def _warming_up(self) -> bool:
+        """Whether the critic alone learns."""
+        return self.rollouts < self.critic_warmup
+
+    def _moved_too_far(self, log: RolloutLog) -> bool:
+        """Whether the policy has left the one that sampled further than ``target_kl``, on average over processes."""
+        if self.target_kl is None or log.moved is None:
+            return False
+        return bool(summed(self.trainer, log.moved) > self.target_kl * self.trainer.world_size)
+
+
+def _above(value: float | None) -> bool:
+    """Whether an option is off or positive."""
+    return value is None or value > 0

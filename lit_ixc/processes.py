@@ -1,0 +1,38 @@
+"""What several training processes settle together."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
+
+import lightning as L
+import torch
+from torch import Tensor
+
+Item = TypeVar("Item")
+
+
+def summed(trainer: L.Trainer, tensor: Tensor) -> Tensor:
+    """Sum of a tensor over the processes; the tensor itself where there is one process."""
+    if trainer.world_size == 1:
+        return tensor
+    total = tensor.detach().to(trainer.strategy.root_device, copy=True)
+    torch.distributed.all_reduce(total)
+    return total
+
+
+def equal_share(trainer: L.Trainer, items: Sequence[Item]) -> list[Item]:
+    """The items, the first of them again where another process has more: all must take the same steps."""
+    if trainer.world_size == 1:
+        return list(items)
+    count = torch.tensor(len(items), device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(count, torch.distributed.ReduceOp.MAX)
+    return [*items, *itertools.islice(itertools.cycle(items), int(count) - len(items))]
+
+
+def unsynced(trainer: L.Trainer, wanted: bool = True) -> AbstractContextManager[None]:
+    """Inside, a backward pass keeps its gradients to itself, where the strategy can share them later."""
+    wait = getattr(trainer.strategy, "block_backward_sync", nullcontext)
+    return wait() if wanted else nullcontext()
