@@ -126,7 +126,7 @@ class RowLoader(Generic[Row, Batch]):
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands; the Trainer keeps it in its checkpoints."""
         counts = [[name, outcome, count] for (name, outcome), count in self.counts.items()]
-        position = {"epoch": self._epoch, "batches": self._handed_out, "counts": counts}
+        position = {"epoch": self._epoch, "batches": self._handed_out, "length": len(self), "counts": counts}
         return position | {"plan": self.sampler.plan, "rounds": [[first, list(c)] for first, c in self.sampler.rounds]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -137,7 +137,7 @@ class RowLoader(Generic[Row, Batch]):
                 loader cannot give.
         """
         own, different = self.sampler.plan, self.differences(state)
-        if different and 0 < state["batches"] < len(self):
+        if different and 0 < state["batches"] < state.get("length", len(self)):  # its own epoch's length
             now = ", ".join(f"{name} {state['plan'].get(name)} -> {own.get(name)}"[:120] for name in different)
             raise UserError(
                 f"the checkpoint is from the middle of epoch {state['epoch']} (batch {state['batches']}) of other data "

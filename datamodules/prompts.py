@@ -92,7 +92,7 @@ class PromptLoader(RowLoader[EncodedPrompt, PromptBatch]):
         super().load_state_dict(state)
         own, saved = self.demonstrations, state.get("demonstrations")
         same = own is None if saved is None else own is not None and not own.differences(saved)
-        if not same and 0 < state["batches"] < len(self):
+        if not same and 0 < state["batches"] < state.get("length", len(self)):
             raise UserError(
                 f"the checkpoint is from the middle of epoch {state['epoch']} (batch {state['batches']}) with other "
                 "demonstrations: resume with the old ones, or from a checkpoint at the end of an epoch"

@@ -17,11 +17,12 @@ from lit_ixc.batch import ComparisonBatch
 from lit_ixc.dpo_losses import DPO, DPOLoss, chosen_nll, pair_means
 from lit_ixc.logprobs import response_logprobs
 from lit_ixc.losses import comparison_nll, pair_masks
-from lit_ixc.metrics import GroupMean, PreferenceMetric, preference_table
-from lit_ixc.module import BackboneModule, TrainOutput
+from lit_ixc.metrics import GroupMean
+from lit_ixc.module import TrainOutput
+from lit_ixc.preference import PreferenceModule
 from lit_ixc.records import UserError
 from lit_ixc.reference import TABLE_FILE, Reference, ReferenceTable, evaluating, weights_digest
-from lit_ixc.step_log import completes_logged_step, log_training
+from lit_ixc.step_log import log_training
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Scored(NamedTuple):
     tokens: Tensor
 
 
-class DPOModule(BackboneModule):
+class DPOModule(PreferenceModule):
     """Trains a policy on comparisons, by a loss of its responses' log-probabilities (DPO, arXiv 2305.18290).
 
     Prompt and images of a comparison are computed once for all its responses. The policy's implicit rewards are counted
@@ -82,8 +83,6 @@ class DPOModule(BackboneModule):
         self.precomputed = reference == "precomputed" and self.loss.needs_reference
         self.reference = Reference(backbone, "auto" if reference == "precomputed" else reference, self.lora is not None)
         self.reference_table: ReferenceTable | None = None
-        self.metric = PreferenceMetric()
-        self.train_metric = PreferenceMetric()
         self.summary = GroupMean()
 
     def forward(self, batch: ComparisonBatch) -> Tensor:
@@ -125,52 +124,30 @@ class DPOModule(BackboneModule):
         loss = self.objective(scored, batch.ranks)
         rewards = self.loss.rewards(*scored).detach()
         log_training(self, batch_idx, loss=loss, **statistics(scored, rewards, batch.ranks))
-        self.train_metric.update(rewards, batch.ranks, batch.lengths, batch.sources, batch.domains, batch.modalities)
+        self.count(self.train_metric, rewards, batch)
         return TrainOutput(loss=loss, losses=comparison_nll(rewards, batch.ranks))
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
         scored = self.scored(batch)
         rewards = self.loss.rewards(*scored)
-        self.metric.update(rewards, batch.ranks, batch.lengths, batch.sources, batch.domains, batch.modalities)
+        self.count(self.metric, rewards, batch)
         shown = {"loss": self.objective(scored, batch.ranks), **statistics(scored, rewards, batch.ranks)}
         pairs = pair_masks(batch.ranks)[0].any(dim=(1, 2)).sum()  # comparisons that the means are of
         self.summary.update(torch.stack(list(shown.values())), list(shown), pairs.expand(len(shown)))
         return rewards
 
-    def on_train_batch_end(self, outputs: Any, batch: ComparisonBatch, batch_idx: int) -> None:
-        if completes_logged_step(self.trainer, batch_idx, self.trainer.global_step):
-            self._log(self.train_metric, "train")
-
-    def on_train_epoch_end(self) -> None:
-        self.train_metric.reset()
-
     def on_validation_epoch_end(self) -> None:
         self._log_summary("val")
-        self._log(self.metric, "val")
+        super().on_validation_epoch_end()
 
     def on_test_epoch_end(self) -> None:
-        with self.metric.sync_context():  # of all processes
-            tables = self.metric.tables()
         self._log_summary("test")
-        self._log(self.metric, "test")
-        if self.trainer.is_global_zero:
-            print(preference_table(tables))
-
-    def _log(self, metric: PreferenceMetric, stage: str) -> None:
-        # NaN where there was no pair, only ties: checkpoints that follow the accuracy need the key.
-        values = metric.compute() or {"accuracy/all": torch.tensor(torch.nan)}
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, rank_zero_only=True)
-        metric.reset()
+        super().on_test_epoch_end()
 
     def _log_summary(self, stage: str) -> None:
         values = {f"{stage}/{name}": value for name, value in self.summary.compute().items() if name != "all"}
         self.log_dict(values, rank_zero_only=True)
         self.summary.reset()
-
-    def predict_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
-        return self(batch)
-
-    test_step = validation_step
 
     def on_fit_start(self) -> None:
         """Have the reference log-probabilities of all rows, where they are to be computed beforehand."""

@@ -85,7 +85,7 @@ class PolicyModule(BackboneModule):
         if reference == "none" and float(signal.kl.coefficient) > 0:
             raise UserError("reference = none: no divergence can be measured; set the coefficient of signal.kl to 0")
         self.critic: Critic | None = None
-        self.metric = PolicyMetric()
+        self.metric = PolicyMetric(signal.rewards)
         self._ready = False
 
     def build(self) -> None:
@@ -165,10 +165,11 @@ class PolicyModule(BackboneModule):
         if self.trainer.is_global_zero:
             print(policy_table(values))
 
-    def _log_metric(self, stage: str) -> dict[str, Tensor]:
-        values = self.metric.compute()
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, rank_zero_only=True)
-        return values
+    def _log_metric(self, stage: str) -> dict[str, dict[str, Tensor]]:
+        found = self.metric.compute()
+        flat = {f"{stage}/{name}/{group}": mean for name, means in found.items() for group, mean in means.items()}
+        self.log_dict(flat, rank_zero_only=True)
+        return found
 
     def export(self, folder: Path) -> None:
         """The policy with its language-model head; a critic in ``critic``, in a reward model's form."""

@@ -18,7 +18,7 @@ LAYOUT = {
     "policy": {
         "truth on held-out prompts": ["Multiline", ["val/truth/.*"]],
         "reward": ["Multiline", ["train/reward/raw", "val/reward/all"]],
-        "rewards": ["Multiline", ["train/reward/.*"]],
+        "rewards": ["Multiline", ["train/rewards/.*"]],
         "divergence from the reference": ["Multiline", ["train/kl/reference", "val/kl/all"]],
         "KL coefficient": ["Multiline", ["train/kl/coefficient"]],
         "divergence of an update": ["Multiline", ["train/kl/update"]],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ class RolloutLog:
             "advantage/deviation": advantages[rollout.mask].std(correction=0),
         }
         for name, values in rollout.parts.items():
-            self._values[f"reward/{name}"] = values.nanmean()
+            self._values[f"rewards/{name}"] = values.nanmean()
         if returns is not None and rollout.values is not None:
             self._values["critic/value"] = masked_mean(rollout.values, rollout.mask)
             self._values["critic/explained_variance"] = explained_variance(rollout.values, returns, rollout.mask)
@@ -122,51 +123,53 @@ class RolloutLog:
 
 
 class PolicyMetric(nn.Module):
-    """Means over the answers to held-out prompts: of each set, and over all.
+    """Means over the answers to held-out prompts: of each set, and over all (``all``).
 
-    ``truth`` is the share of right answers among those whose row says what is right (see ``VerifierReward``).
+    ``truth`` is the share of right answers among those whose row says what is right (see ``VerifierReward``),
+    ``reward`` the weighted sum of the reward functions, ``rewards/<name>`` what one of them gave.
+
+    Args:
+        rewards: Names of the reward functions.
     """
 
-    names = ("truth", "reward", "kl", "tokens", "ended")
-
-    def __init__(self) -> None:
+    def __init__(self, rewards: Iterable[str]) -> None:
         super().__init__()
-        self.means = nn.ModuleDict({name: GroupMean() for name in self.names})
+        names = ["truth", "reward", "kl", "tokens", "ended", *(f"rewards/{name}" for name in rewards)]
+        self.means = nn.ModuleDict({name: GroupMean() for name in names})
         self.truth = VerifierReward()
 
     def update(self, rollout: Rollout) -> None:
         """Add the answers of a rollout."""
-        sources = [prompt.source for prompt in rollout.prompts for _ in range(rollout.samples)]
         truth = torch.tensor([judgement.score for judgement in self.truth(rollout.episodes)])
-        kept = rollout.kept.cpu()
-        for name, values, counts in (
-            ("truth", truth.nan_to_num(), ~truth.isnan()),
-            ("reward", rollout.scores.cpu(), kept),
-            ("kl", rollout.kl().cpu(), kept),
-            ("tokens", rollout.lengths.float(), None),
-            ("ended", rollout.ended.float(), None),
-        ):
-            self.means[name].update(values, sources, counts)  # type: ignore[operator]
-        for name, values in rollout.parts.items():
-            if name not in self.means:
-                self.means[name] = GroupMean()
-            self.means[name].update(values.nan_to_num(), sources, ~values.isnan())  # type: ignore[operator]
+        kept, every = rollout.kept.cpu(), torch.ones(len(truth), dtype=torch.bool)
+        rows = {
+            "truth": (truth, ~truth.isnan()),
+            "reward": (rollout.scores.cpu(), kept),
+            "kl": (rollout.kl().cpu(), kept),
+            "tokens": (rollout.lengths.float(), every),
+            "ended": (rollout.ended.float(), every),
+            **{f"rewards/{name}": (values, ~values.isnan()) for name, values in rollout.parts.items()},
+        }
+        sources = [prompt.source for prompt in rollout.prompts for _ in range(rollout.samples)]
+        for name, (values, counts) in rows.items():
+            cast(GroupMean, self.means[name]).update(values.nan_to_num(), sources, counts)
 
-    def compute(self) -> dict[str, Tensor]:
-        """``<name>/<set>`` and ``<name>/all``; what no answer counts for is missing. Starts anew."""
-        found: dict[str, Tensor] = {}
+    def compute(self) -> dict[str, dict[str, Tensor]]:
+        """The means of each name by group; starts anew."""
+        found = {}
         for name, mean in self.means.items():
-            found |= {f"{name}/{group}": value for group, value in mean.compute().items()}  # type: ignore[operator]
-            mean.reset()  # type: ignore[operator]
+            found[name] = cast(GroupMean, mean).compute()
+            cast(GroupMean, mean).reset()
         return found
 
 
-def policy_table(values: dict[str, Tensor]) -> str:
+def policy_table(values: dict[str, dict[str, Tensor]]) -> str:
     """Result table of a test: a line for each set and one for all, a column for each metric."""
-    columns = list(dict.fromkeys(name.partition("/")[0] for name in values))
-    groups = sorted({name.partition("/")[2] for name in values} - {"all"}) + ["all"]
-    lines = [f"{'':28}" + "".join(f"{name:>12}" for name in columns)]
+    columns = [name for name in values if values[name]]
+    groups = sorted({group for name in columns for group in values[name]} - {"all"}) + ["all"]
+    widths = [max(10, len(name) + 2) for name in columns]
+    lines = [f"{'':28}" + "".join(f"{name:>{width}}" for name, width in zip(columns, widths, strict=True))]
     for group in groups:
-        cells = [values.get(f"{name}/{group}") for name in columns]
-        lines.append(f"{group:28}" + "".join(f"{'':>12}" if cell is None else f"{float(cell):12.3f}" for cell in cells))
+        cells = [f"{float(values[name][group]):.3f}" if group in values[name] else "" for name in columns]
+        lines.append(f"{group:28}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
     return "\n".join(lines)

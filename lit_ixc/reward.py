@@ -6,17 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lit_ixc.backbone import BackboneSource
 from lit_ixc.batch import ComparisonBatch
 from lit_ixc.heads import LastToken, LinearHead, RewardHead
 from lit_ixc.losses import BradleyTerry, PreferenceLoss, comparison_nll
-from lit_ixc.metrics import PreferenceMetric, preference_table
-from lit_ixc.module import BackboneModule, TrainOutput
+from lit_ixc.module import TrainOutput
+from lit_ixc.preference import PreferenceModule
 from lit_ixc.scoring import save_head
-from lit_ixc.step_log import completes_logged_step, log_training
+from lit_ixc.step_log import log_training
 
 
 def default_head(hidden_size: int) -> RewardHead:
@@ -24,7 +23,7 @@ def default_head(hidden_size: int) -> RewardHead:
     return LinearHead(hidden_size, LastToken())
 
 
-class RewardModule(BackboneModule):
+class RewardModule(PreferenceModule):
     """``r(x, y) = head(hidden states of (x, y))``, trained on comparisons of one prompt's K responses.
 
     Args:
@@ -44,8 +43,6 @@ class RewardModule(BackboneModule):
         super().__init__(backbone, **kwargs)
         self.head_factory = head
         self.loss = loss or BradleyTerry()
-        self.metric = PreferenceMetric()
-        self.train_metric = PreferenceMetric()
 
     def build(self) -> None:
         super().build()
@@ -59,41 +56,8 @@ class RewardModule(BackboneModule):
         scores = self(batch)
         loss = self.loss(scores, batch.ranks, batch.scores)
         log_training(self, batch_idx, loss=loss)
-        self.train_metric.update(scores, batch.ranks, batch.lengths, batch.sources, batch.domains, batch.modalities)
+        self.count(self.train_metric, scores, batch)
         return TrainOutput(loss=loss, losses=comparison_nll(scores.detach(), batch.ranks))
-
-    def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
-        scores = self(batch)
-        self.metric.update(scores, batch.ranks, batch.lengths, batch.sources, batch.domains, batch.modalities)
-        return scores
-
-    def on_train_batch_end(self, outputs: Any, batch: ComparisonBatch, batch_idx: int) -> None:
-        if completes_logged_step(self.trainer, batch_idx, self.trainer.global_step):
-            self._log(self.train_metric, "train")
-
-    def on_train_epoch_end(self) -> None:
-        self.train_metric.reset()
-
-    def on_validation_epoch_end(self) -> None:
-        self._log(self.metric, "val")
-
-    def on_test_epoch_end(self) -> None:
-        with self.metric.sync_context():  # of all processes
-            tables = self.metric.tables()
-        self._log(self.metric, "test")
-        if self.trainer.is_global_zero:
-            print(preference_table(tables))
-
-    def _log(self, metric: PreferenceMetric, stage: str) -> None:
-        # NaN where there was no pair, only ties: checkpoints that follow the accuracy need the key.
-        values = metric.compute() or {"accuracy/all": torch.tensor(torch.nan)}
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, rank_zero_only=True)
-        metric.reset()
-
-    def predict_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
-        return self(batch)
-
-    test_step = validation_step
 
     def export(self, folder: Path) -> None:
         """The backbone, and the head beside it: ``reward_head.safetensors``, and which one it is as JSON."""

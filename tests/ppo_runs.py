@@ -60,26 +60,34 @@ class Joined(PPOModule):
             yield [*part, *(index + prompts // 2 for index in part)]
 
 
+class Evaluation:
+    """Batches of one prompt; without prompts it is as a loader that has dropped every row of its one batch."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
+
+    def __len__(self) -> int:
+        return max(1, len(self.texts))
+
+    def __iter__(self) -> Iterator[PromptBatch]:
+        return iter([Prompts.batch([text]) for text in self.texts])
+
+
 class Split(L.LightningDataModule):
     """The same prompts in every rollout, and others to validate."""
 
     max_length = 64
 
-    def __init__(self, rank: int, prompts: Sequence[EncodedPrompt], rollouts: int, held_out: int = 0) -> None:
+    def __init__(self, prompts: Sequence[EncodedPrompt], rollouts: int, held_out: Sequence[str]) -> None:
         super().__init__()
-        self.rank, self.prompts, self.rollouts, self.held_out = rank, tuple(prompts), rollouts, held_out
-        self.batch_size = len(prompts)
-
-    def loader(self, batches: Sequence[PromptBatch]) -> DataLoader[Any]:
-        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        self.prompts, self.rollouts, self.held_out, self.batch_size = tuple(prompts), rollouts, held_out, len(prompts)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return self.loader([PromptBatch(prompts=self.prompts, demonstrations=None)] * self.rollouts)
+        batch = PromptBatch(prompts=self.prompts, demonstrations=None)
+        return DataLoader([batch] * self.rollouts, batch_size=None)  # type: ignore[arg-type]
 
-    def val_dataloader(self) -> Any:
-        """Batches of one prompt, one for each number from the rank to ``held_out``."""
-        texts = ["dhij"[number] for number in range(self.rank, self.held_out)]
-        return self.loader([Prompts.batch([text]) for text in texts]) if self.held_out else []
+    def val_dataloader(self) -> Evaluation:
+        return Evaluation(self.held_out)
 
     test_dataloader = val_dataloader
 
@@ -136,7 +144,8 @@ def scripted(rank: int, world: int, scores: dict[str, float] = SCORES, **options
         "microbatch_prompts": 1, "lr": 1e-3, "schedule": "constant", "warmup_ratio": 0.0, "reference": "copy",
     }  # fmt: skip
     policy = (Joined if world == 1 else PPOModule)(Small(), Letters(), signal, **defaults | options)
-    return policy, Split(rank, [prompt(text) for script in own for text in script], 3)
+    texts = [text for script in own for text in script]
+    return policy, Split([prompt(text) for text in texts], 3, texts[: 2 - rank] if world > 1 else texts[:3])
 
 
 # Two processes come to what one comes to.
@@ -149,11 +158,19 @@ JOINED: dict[str, Callable[[int, int], tuple[PPOModule, Any]]] = {
         rank, world, advantage=RLOO(), loss_mean="sequence", kl_in="loss", kl_estimator="k3", empty="drop"
     ),
     "holes": lambda rank, world: scripted(rank, world, HOLES, critic=NewCritic(1e-3), empty="drop"),
+    "fixed": lambda rank, world: scripted(rank, world, HOLES, advantage=RLOO(), loss_mean="fixed", empty="drop"),
 }
 
 
-def sampled(rank: int, rollouts: int = 3, **options: Any) -> tuple[PPOModule, Split]:
-    """A policy that samples; the second process has images, and one prompt more than the first."""
+def sampled(rank: int, rollouts: int = 3, held_out: Sequence[str] = "i", **options: Any) -> tuple[PPOModule, Split]:
+    """A policy that samples; the second process has images, and one prompt more than the first.
+
+    Args:
+        rank: Number of the process.
+        rollouts: How many in an epoch.
+        held_out: What the second process validates on; the first has two prompts.
+        options: Of PPOModule.
+    """
     signal = RewardSignal({"wanted": Wanted()}, AdaptiveKL(0.1, target=0.02, horizon=16))
     defaults: dict[str, Any] = {
         "samples": 2, "max_new_tokens": 5, "epochs": 2, "minibatch_prompts": 2, "microbatch_prompts": 1, "lr": 3e-3,
@@ -162,7 +179,7 @@ def sampled(rank: int, rollouts: int = 3, **options: Any) -> tuple[PPOModule, Sp
     policy = PPOModule(tiny(0), Letters(), signal, **defaults | options)
     words = [["h", "jkl"], ["lm", "pq", "d"]][rank]
     prompts = [with_image(word, at) if rank == 1 and at < 2 else prompt(word) for at, word in enumerate(words)]
-    return policy, Split(rank, prompts, rollouts, held_out=3)
+    return policy, Split(prompts, rollouts, held_out if rank else ["d", "h"])
 
 
 LORA = Lora(rank=2, alpha=4.0, dropout=0.1)
@@ -170,7 +187,7 @@ LORA = Lora(rank=2, alpha=4.0, dropout=0.1)
 SAMPLED: dict[str, dict[str, Any]] = {
     "whole": {"critic": NewCritic(3e-3, tiny(1)), "reference": "copy", "critic_warmup": 1, "target_kl": 1e-3},
     "adapters": {"critic": NewCritic(3e-3, tiny(1)), "reference": "adapters_off", "lora": LORA},
-    "grpo": {"advantage": GRPO(), "entropy_bonus": 0.01, "gradient_checkpointing": True, "reference": "copy"},
+    "grpo": {"advantage": GRPO(), "entropy_bonus": 0.01, "reference": "copy", "held_out": ""},
 }
 
 
@@ -186,7 +203,8 @@ def run(out: Path, policy: PPOModule, data: Split, resume: Path | None = None, *
     """Train, and leave what was seen and the weights in a file for each process."""
     torch.manual_seed(0)
     notes, save = Notes(), ModelCheckpoint(out, every_n_train_steps=1, save_last=True, save_top_k=0)
-    callbacks = [notes, save, Export(str(out / "export")), PolicyDashboard()]
+    best = ModelCheckpoint(out / "best", monitor="val/reward/all", save_top_k=1)
+    callbacks = [notes, save, best, Export(str(out / "export")), PolicyDashboard()]
     runs = trainer(
         out, *callbacks, use_distributed_sampler=False, enable_checkpointing=True, log_every_n_steps=1, **options
     )
@@ -201,14 +219,15 @@ def run(out: Path, policy: PPOModule, data: Split, resume: Path | None = None, *
 def work(out: Path, rank: int) -> None:
     """All runs of two processes."""
     for name, made in JOINED.items():
-        run(out / "joined" / name, *made(rank, 2), devices=2, strategy=ddp())
+        policy, data = made(rank, 2)
+        runs = run(out / "joined" / name, policy, data, devices=2, strategy=ddp())
+        if name == "ppo":
+            runs.test(policy, data, verbose=False)
     for name, options in SAMPLED.items():
         for kind, strategy in (("ddp", ddp), ("sharded", sharded)):
             folder = out / kind / name
             policy, data = sampled(rank, **options)
-            runs = run(folder, policy, data, devices=2, strategy=strategy())
-            print(f"\nTABLE {kind} {name}", flush=True)
-            runs.test(policy, data, verbose=False)
+            run(folder, policy, data, devices=2, strategy=strategy())
     for kind, strategy in (("ddp", ddp), ("sharded", sharded)):
         for name, epochs, resume in (("half", 1, None), ("resumed", 2, "half"), ("straight", 2, None)):
             policy, data = sampled(rank, rollouts=2, **SAMPLED["adapters"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import lightning as L
@@ -244,3 +245,44 @@ def test_only_ties_give_an_accuracy_that_is_no_number(monkeypatch: pytest.Monkey
     module.validation_step(tied, 0)
     module.on_validation_epoch_end()
     assert list(logged) == ["val/accuracy/all"] and logged["val/accuracy/all"].isnan()
+
+
+class Counting:
+    """A loader with a state: five batches an epoch, and the number of the next one."""
+
+    def __init__(self) -> None:
+        self.at = 0
+        self.given: list[int] = []
+
+    def __len__(self) -> int:
+        return 5
+
+    def __iter__(self) -> Iterator[ComparisonBatch]:
+        start, self.at = self.at % 5, self.at % 5
+        for number in range(start, 5):
+            self.at = number + 1
+            self.given.append(number)
+            yield BATCH
+
+    def state_dict(self) -> dict[str, int]:
+        return {"at": self.at}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.at = state["at"]
+
+
+@pytest.mark.parametrize("limits", [{"max_steps": 9}, {"max_epochs": 2}, {"max_epochs": 2, "max_steps": 9}])
+def test_resume_goes_on_in_the_middle_of_an_epoch_whatever_ends_the_run(tmp_path: Path, limits: dict[str, int]) -> None:
+    """With max_epochs the schedule asks for the loader's length before the checkpoint's loops are read."""
+
+    def fit(ckpt_path: str | None, **limits: int) -> list[int]:
+        loader = Counting()
+        saver = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_last=True, enable_version_counter=False)
+        options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = L.Trainer(**{"max_epochs": -1, **options, **limits}, callbacks=[saver])
+        trainer.fit(RewardModule(Tiny(), head=make_head), loader, ckpt_path=ckpt_path, weights_only=True)
+        return loader.given
+
+    assert fit(None, max_steps=3) == [0, 1, 2]
+    end = 9 if "max_steps" in limits else 10
+    assert fit(str(tmp_path / "last.ckpt"), **limits) == [3, 4, 0, 1, 2, 3, 4][: end - 3]

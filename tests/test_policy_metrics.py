@@ -40,11 +40,16 @@ def told() -> Rollout:
     return rollout._replace(prompts=tuple(prompts), episodes=tuple(episodes))
 
 
+def flat(metric: PolicyMetric) -> dict[str, float]:
+    """What the metric says as ``<name>/<group>``."""
+    return {f"{name}/{group}": mean.item() for name, means in metric.compute().items() for group, mean in means.items()}
+
+
 def test_means_of_each_set_and_of_all() -> None:
     """What was left out counts in lengths and ends alone; sets are counted by their prompts' names."""
-    metric = PolicyMetric()
+    metric = PolicyMetric(told().parts)
     metric.update(told())
-    found = {name: value.item() for name, value in metric.compute().items()}
+    found = flat(metric)
     expected = {
         "reward/made": 1.0,
         "reward/other": 2.0,
@@ -54,41 +59,45 @@ def test_means_of_each_set_and_of_all() -> None:
         "tokens/other": 1.5,
         "ended/made": 0.5,
         "ended/other": 1.0,
-        "one/made": 1.0,
-        "one/other": 5.0,
-        "one/all": 3.0,
+        "rewards/one/made": 1.0,
+        "rewards/one/other": 5.0,
+        "rewards/one/all": 3.0,
         "kl/all": 1.0,
         "tokens/all": 2.0,
         "ended/all": 0.75,
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected)
-    assert metric.compute() == {}  # it starts anew
+    assert flat(metric) == {}  # it starts anew
 
 
 def test_a_reward_named_like_a_metric_is_told_from_it() -> None:
     """The total over (1, 0, 4) is 5/3; the part that is named "reward" says 2 and must not be mixed into it."""
-    metric = PolicyMetric()
+    metric = PolicyMetric(told().parts)
     metric.update(told())
-    assert metric.compute()["reward/all"].item() == pytest.approx(5 / 3)
+    assert flat(metric)["reward/all"] == pytest.approx(5 / 3)
 
 
 def test_batches_are_joined() -> None:
-    metric = PolicyMetric()
+    metric = PolicyMetric([])
     for scores in ([1.0, 2.0], [6.0]):
         metric.update(rollout_of(["a"] * len(scores), 1, scores))
-    assert metric.compute()["reward/all"].item() == pytest.approx(3.0)
+    assert flat(metric)["reward/all"] == pytest.approx(3.0)
 
 
 def test_truth_counts_where_the_row_has_a_rule() -> None:
     """Of four answers two have a rule and one of them keeps it."""
-    metric = PolicyMetric()
+    metric = PolicyMetric(told().parts)
     metric.update(told())
-    found = metric.compute()
-    assert found["truth/all"].item() == 0.5 and found["truth/other"].item() == 0.5 and "truth/made" not in found
+    found = flat(metric)
+    assert found["truth/all"] == 0.5 and found["truth/other"] == 0.5 and "truth/made" not in found
 
 
 def test_the_table_has_a_line_for_each_set() -> None:
-    values = {"reward/all": torch.tensor(1.5), "reward/made": torch.tensor(1.0), "truth/all": torch.tensor(0.25)}
+    values = {
+        "reward": {"all": torch.tensor(1.5), "made": torch.tensor(1.0)},
+        "truth": {"all": torch.tensor(0.25)},
+        "kl": {},
+    }
     lines = policy_table(values).splitlines()
     assert [line.split() for line in lines] == [["reward", "truth"], ["made", "1.000"], ["all", "1.500", "0.250"]]
 
@@ -112,7 +121,7 @@ def test_what_is_logged_of_a_rollout(critic: bool, tmp_path: Path) -> None:
         "reward/raw": raw.mean(),
         "reward/standardised": cut.mean(),
         "reward/after_kl": (cut - 0.25 * kl).mean(),
-        "reward/table": 0.0,  # (1 + 3 - 4) / 3
+        "rewards/table": 0.0,  # (1 + 3 - 4) / 3
         "kl/reference": kl.mean(),
         "kl/coefficient": 0.25,
         "answers/tokens": 2.0,  # 2, 3, 1, 2

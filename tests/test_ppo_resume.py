@@ -12,6 +12,7 @@ import torch
 from bandits import Letters, NewCritic, Wanted, Watch, ppo, trainer
 from fakes import pair, write_json
 from lightning.pytorch.callbacks import ModelCheckpoint
+from test_rollout import Count
 
 from datamodules.prompts import PromptDataModule
 from lit_ixc.adapters import Lora
@@ -68,7 +69,7 @@ def run(
 ) -> tuple[Any, Watch, dict[str, Any]]:
     """Rollouts with everything that has a state; the module, what was seen, and the last checkpoint."""
     torch.manual_seed(99 if resume else 0)  # a new process has other random numbers
-    signal = RewardSignal({"wanted": Wanted()}, AdaptiveKL(0.1, target=0.05, horizon=16))
+    signal = RewardSignal({"wanted": Wanted(), "count": Count()}, AdaptiveKL(0.1, target=0.05, horizon=16))
     options = {"samples": 4, "epochs": 2, "minibatch_prompts": 1, "sft_weight": 0.1, "schedule": "cosine"}
     policy = ppo(signal=signal, warmup_ratio=0.2, **options | METHODS[method]())
     watch, last = Watch(), root / "checkpoints/last.ckpt"

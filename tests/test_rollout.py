@@ -91,7 +91,13 @@ class Kept:
 
 @pytest.mark.parametrize("name", ["ixc25", "qwen2_5_vl"])
 @pytest.mark.parametrize(
-    "options", [{"samples": 1}, {"samples": 3, "temperature": 0.7}, {"samples": 3, "top_p": 0.6, "top_k": 9}]
+    "options",
+    [
+        {"samples": 1},
+        {"samples": 3, "temperature": 0.7},
+        {"samples": 3, "top_p": 0.6, "top_k": 9},
+        {"samples": 2, "temperature": 1.3, "recompute_logprobs": False},
+    ],
 )
 def test_three_ways_to_the_same_logprobs(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     """Of sampling with a cache, of the rollout's prefix trees and of the first update; and by a plain forward pass."""
