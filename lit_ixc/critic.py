@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lit_ixc.adapters import Lora, add_lora, merge_lora
+from lit_ixc.answered import Answered
 from lit_ixc.backbone import Attention, BackboneSource, Pretrained, freeze, hidden_states
 from lit_ixc.batch import ChatProcessor, EncodedMedia
 from lit_ixc.controllers import Fp64Buffers, RunningMoments
+from lit_ixc.head_files import load_head, save_head
 from lit_ixc.heads import RewardHead
+from lit_ixc.modes import without_dropout
 from lit_ixc.processors import SavedProcessor
 from lit_ixc.records import Prompt, UserError, text_message
-from lit_ixc.rollout import Answered, without_dropout
-from lit_ixc.scoring import load_head, save_head
 
 
 class Critic(Fp64Buffers):

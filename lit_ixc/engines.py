@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from lit_ixc.backbone import family_of
 from lit_ixc.batch import ChatProcessor, EncodedPrompt
-from lit_ixc.generation import Decoding, Drawn, draw
+from lit_ixc.decoding import Decoding
+from lit_ixc.generation import Drawn, draw
 from lit_ixc.kv_cache import empty_cache
 from lit_ixc.lockstep import Lockstep, is_sharded
 from lit_ixc.records import UserError

@@ -9,17 +9,20 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from torch import Tensor
 
+from lit_ixc.answered import Answered, answer_logprobs, with_features
 from lit_ixc.backbone import BackboneSource, family_of
 from lit_ixc.batch import ChatProcessor, EncodedPrompt, PromptBatch
 from lit_ixc.critic import Critic
+from lit_ixc.decoding import Decoding, check_decoding
 from lit_ixc.engines import RolloutEngine, TransformersEngine
-from lit_ixc.generation import Decoding, Drawn, check_decoding
+from lit_ixc.generation import Drawn
+from lit_ixc.modes import without_dropout
 from lit_ixc.module import BackboneModule
 from lit_ixc.policy_metrics import PolicyMetric, policy_table
 from lit_ixc.records import UserError
 from lit_ixc.reference import Reference, ReferenceMode
 from lit_ixc.reward_signal import RewardSignal
-from lit_ixc.rollout import Answered, Players, Rollout, answer_logprobs, collect, with_features, without_dropout
+from lit_ixc.rollout import Players, Rollout, collect
 from lit_ixc.sharding import gathered
 
 _HELD_OUT_SEED = -1  # every validation draws with the same random numbers
@@ -43,7 +46,7 @@ class PolicyModule(BackboneModule):
             is that where adapters alone train, else a copy; ``none``: no divergence is measured.
         engine: What samples the answers; in this process, by transformers, if None.
         samples: Answers of each prompt.
-        temperature, top_p, top_k, max_new_tokens: As in ``lit_ixc.generation.Decoding``. Log-probabilities are those
+        temperature, top_p, top_k, max_new_tokens: As in ``lit_ixc.decoding.Decoding``. Log-probabilities are those
             at this temperature.
         microbatch_prompts: Prompts of a forward pass. It changes speed and memory alone.
         recompute_logprobs: Compute the log-probabilities of the answers anew, as updates do. False takes those of

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lit_ixc.advantages import GAE, AdvantageEstimator, whiten
+from lit_ixc.answered import Answered, answer_logprobs, lay_out
 from lit_ixc.backbone import BackboneSource
 from lit_ixc.batch import ChatProcessor, ComparisonBatch, PromptBatch
 from lit_ixc.controllers import RunningMoments
@@ -32,7 +33,7 @@ from lit_ixc.processes import equal_share, summed, unsynced
 from lit_ixc.records import UserError
 from lit_ixc.reward_signal import RewardSignal
 from lit_ixc.rewards.vision import same_vision
-from lit_ixc.rollout import Answered, Portion, Rollout, answer_logprobs, lay_out, portions
+from lit_ixc.rollout import Portion, Rollout, portions
 from lit_ixc.sft import predict_targets
 from lit_ixc.sharding import reshard
 

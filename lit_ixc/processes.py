@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
@@ -21,6 +22,16 @@ def summed(trainer: L.Trainer, tensor: Tensor) -> Tensor:
     total = tensor.detach().to(trainer.strategy.root_device, copy=True)
     torch.distributed.all_reduce(total)
     return total
+
+
+def counted(trainer: L.Trainer, items: Iterable[str]) -> Counter[str]:
+    """How often each item is there, in all processes together."""
+    own = Counter(items)
+    if trainer.world_size == 1:
+        return own
+    found: list[Counter[str]] = [Counter()] * trainer.world_size
+    torch.distributed.all_gather_object(found, own)
+    return sum(found, Counter())
 
 
 def equal_share(trainer: L.Trainer, items: Sequence[Item]) -> list[Item]:

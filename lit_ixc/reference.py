@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from lit_ixc.adapters import adapters_off
 from lit_ixc.backbone import BackboneSource
 from lit_ixc.batch import ComparisonBatch
+from lit_ixc.modes import evaluating
 from lit_ixc.records import UserError
 
 ReferenceMode = Literal["auto", "copy", "adapters_off"]
@@ -82,18 +83,6 @@ class Reference:
                 "adapters; set freeze_vision and freeze_projector to true, or use copy"
             )
         return not trained
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode (no dropout) inside; afterwards every part is in the mode that it was in."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 def start_of(policy: nn.Module, source: BackboneSource) -> PreTrainedModel:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from lit_ixc.backbone import BackboneSource
 from lit_ixc.batch import ComparisonBatch
+from lit_ixc.head_files import save_head
 from lit_ixc.heads import LastToken, LinearHead, RewardHead
 from lit_ixc.losses import BradleyTerry, PreferenceLoss, comparison_nll
 from lit_ixc.module import TrainOutput
 from lit_ixc.preference import PreferenceModule
-from lit_ixc.scoring import save_head
 from lit_ixc.step_log import log_training
 
 

@@ -19,11 +19,12 @@ from lit_ixc.critic import Critic, CriticFrom
 from lit_ixc.engines import RolloutEngine
 from lit_ixc.generation import Drawn
 from lit_ixc.heads import LastToken, LinearHead
+from lit_ixc.modes import without_dropout
 from lit_ixc.ppo import Estimates, PPOModule
 from lit_ixc.records import Comparison, MediaPart, Message, Prompt, text_message
 from lit_ixc.reward_signal import RewardSignal
 from lit_ixc.rewards.interface import Episode, Judgement, Reward, Step, unjudged
-from lit_ixc.rollout import Rollout, without_dropout
+from lit_ixc.rollout import Rollout
 
 VOCABULARY, STOP = 24, 2
 SIZES: dict[str, Any] = {

@@ -16,6 +16,7 @@ from test_rollout import CPU, Count, Mixed, asked
 from torch import Tensor
 
 from lit_ixc.adapters import Lora
+from lit_ixc.answered import Answered, answer_logprobs, lay_out
 from lit_ixc.backbone import Pretrained
 from lit_ixc.controllers import FixedKL, RunningMoments
 from lit_ixc.critic import CriticFrom
@@ -27,7 +28,7 @@ from lit_ixc.reward import RewardModule
 from lit_ixc.reward_signal import RewardSignal
 from lit_ixc.rewards.interface import Episode, Judgement
 from lit_ixc.rewards.learned import LearnedReward
-from lit_ixc.rollout import Answered, Rollout, answer_logprobs, lay_out
+from lit_ixc.rollout import Rollout
 
 PIECES: Any = processor()
 ANSWERS = [(265, 266, 267), (265, 266), (270,), (265, 271, 272)]

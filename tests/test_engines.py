@@ -14,8 +14,9 @@ import torch
 from test_generation import CHAT, PROMPTS, Open, prompt
 
 from lit_ixc.batch import EncodedPrompt
+from lit_ixc.decoding import Decoding
 from lit_ixc.engines import TransformersEngine
-from lit_ixc.generation import Decoding, draw
+from lit_ixc.generation import draw
 from lit_ixc.ixc25.miniature import build, tiny_config
 from lit_ixc.lockstep import Lockstep
 from lit_ixc.records import UserError

@@ -16,7 +16,8 @@ from lit_ixc import generation
 from lit_ixc.adapters import Lora, add_lora
 from lit_ixc.backbone import hidden_states
 from lit_ixc.batch import EncodedComparison, EncodedMedia, EncodedSequence
-from lit_ixc.generation import Decoding, Drawn, check_length, draw
+from lit_ixc.decoding import Decoding
+from lit_ixc.generation import Drawn, check_length, draw
 from lit_ixc.ixc25.family import IXC25Family
 from lit_ixc.ixc25.miniature import build, tiny_config
 from lit_ixc.ixc25.model import IXC25ForConditionalGeneration

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,61 +46,45 @@ def flat(metric: PolicyMetric) -> dict[str, float]:
     return {f"{name}/{group}": mean.item() for name, means in metric.compute().items() for group, mean in means.items()}
 
 
+def means(*rollouts: Rollout, rewards: Sequence[str] = ("one", "reward")) -> dict[str, dict[str, float]]:
+    metric = PolicyMetric(rewards)
+    for rollout in rollouts:
+        metric.update(rollout)
+    found = {name: {group: float(mean) for group, mean in own.items()} for name, own in metric.compute().items()}
+    assert not any(metric.compute().values())  # it starts anew
+    return found
+
+
 def test_means_of_each_set_and_of_all() -> None:
     """What was left out counts in lengths and ends alone; sets are counted by their prompts' names."""
-    metric = PolicyMetric(told().parts)
-    metric.update(told())
-    found = flat(metric)
-    expected = {
-        "reward/made": 1.0,
-        "reward/other": 2.0,
-        "kl/made": 1.5,  # 0.5 + 1
-        "kl/other": 0.75,  # (0 + 1.5) / 2
-        "tokens/made": 2.5,  # 2 and 3
-        "tokens/other": 1.5,
-        "ended/made": 0.5,
-        "ended/other": 1.0,
-        "rewards/one/made": 1.0,
-        "rewards/one/other": 5.0,
-        "rewards/one/all": 3.0,
-        "kl/all": 1.0,
-        "tokens/all": 2.0,
-        "ended/all": 0.75,
+    assert means(told()) == {
+        "reward": {"made": 1.0, "other": 2.0, "all": pytest.approx(5 / 3)},
+        "kl": {"made": 1.5, "other": 0.75, "all": 1.0},  # 0.5 + 1; (0 + 1.5) / 2
+        "tokens": {"made": 2.5, "other": 1.5, "all": 2.0},  # 2 and 3; 1 and 2
+        "ended": {"made": 0.5, "other": 1.0, "all": 0.75},
+        "truth": {"other": 0.5, "all": 0.5},  # two answers have a rule, and one keeps it
+        "rewards/one": {"made": 1.0, "other": 5.0, "all": 3.0},
+        "rewards/reward": {"other": 2.0, "all": 2.0},  # named like the total, and no part of it
     }
-    assert {name: found[name] for name in expected} == pytest.approx(expected)
-    assert flat(metric) == {}  # it starts anew
-
-
-def test_a_reward_named_like_a_metric_is_told_from_it() -> None:
-    """The total over (1, 0, 4) is 5/3; the part that is named "reward" says 2 and must not be mixed into it."""
-    metric = PolicyMetric(told().parts)
-    metric.update(told())
-    assert flat(metric)["reward/all"] == pytest.approx(5 / 3)
 
 
 def test_batches_are_joined() -> None:
-    metric = PolicyMetric([])
-    for scores in ([1.0, 2.0], [6.0]):
-        metric.update(rollout_of(["a"] * len(scores), 1, scores))
-    assert flat(metric)["reward/all"] == pytest.approx(3.0)
+    found = means(*(rollout_of(["a"] * len(scores), 1, scores) for scores in ([1.0, 2.0], [6.0])), rewards=())
+    assert found["reward"]["all"] == pytest.approx(3.0) and found["tokens"]["all"] == 2.0
 
 
-def test_truth_counts_where_the_row_has_a_rule() -> None:
-    """Of four answers two have a rule and one of them keeps it."""
-    metric = PolicyMetric(told().parts)
-    metric.update(told())
-    found = flat(metric)
-    assert found["truth/all"] == 0.5 and found["truth/other"] == 0.5 and "truth/made" not in found
+def test_rewards_may_have_any_name(tmp_path: Path) -> None:
+    signal = RewardSignal({"rm.v2/x y": Table({"a": 1.0})}, FixedKL(0.0))
+    watch = fit(ppo(signal=signal, engine=Scripted([["a", "a"]]), advantage=RLOO(), samples=2), tmp_path, ["h"])
+    assert watch.logged[0]["train/rewards/rm.v2/x y"] == 1.0
 
 
 def test_the_table_has_a_line_for_each_set() -> None:
-    values = {
-        "reward": {"all": torch.tensor(1.5), "made": torch.tensor(1.0)},
-        "truth": {"all": torch.tensor(0.25)},
-        "kl": {},
-    }
-    lines = policy_table(values).splitlines()
+    values = {"reward": {"all": 1.5, "made": 1.0}, "kl": {}, "truth": {"all": 0.25}}
+    tensors = {name: {group: torch.tensor(one) for group, one in own.items()} for name, own in values.items()}
+    lines = policy_table(tensors).splitlines()
     assert [line.split() for line in lines] == [["reward", "truth"], ["made", "1.000"], ["all", "1.500", "0.250"]]
+    assert len({len(line) for line in lines if len(line.split()) != 2 or "reward" in line}) == 1
 
 
 SCORES = {"a": 1.0, "ade": 3.0, "d": -4.0}

@@ -16,9 +16,9 @@ import torch
 from bandits import Letters, copied, prompt
 from torch import Tensor
 
+from lit_ixc.answered import answer_logprobs, lay_out
 from lit_ixc.backbone import Pretrained
 from lit_ixc.ppo import PPOModule
-from lit_ixc.rollout import answer_logprobs, lay_out
 
 SCRIPT = Path(ppo_runs.__file__)
 # What differs from run to run, or says something of processes alone.
@@ -118,7 +118,7 @@ def test_the_table_of_a_test_is_printed_once_with_the_answers_of_all(runs: Path)
         for rank in range(2)
     ]
     reward, tokens = f"{10.75 / 5:.3f}", f"{13 / 6:.3f}"
-    assert [(line[0], line[1], line[3], line[5]) for line in tables[0]] == [
+    assert [(line[0], line[1], line[3], line[-1]) for line in tables[0]] == [
         ("made", reward, tokens, reward), ("all", reward, tokens, reward),
     ]  # fmt: skip
     assert tables[1] == []
@@ -136,7 +136,7 @@ def test_sharded_weights_come_to_what_ddp_comes_to(name: str, runs: Path) -> Non
                 one["logged"]
             )
             assert one["logged"]["train/kl/update" if "train/kl/update" in one["logged"] else "train/critic/loss"] > 0
-        assert parts["val"] == pytest.approx(whole["val"], abs=1e-5) and "val/wanted/all" in parts["val"]
+        assert parts["val"] == pytest.approx(whole["val"], abs=1e-5) and "val/rewards/wanted/all" in parts["val"]
     lengths = [{len(answer) for one in process["rollouts"] for answer in one["answers"]} for process in ddp]
     assert len(lengths[0] | lengths[1]) > 2
     assert_equal_weights(shards[0]["weights"], shards[1]["weights"], 0.0)

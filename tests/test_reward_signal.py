@@ -164,7 +164,7 @@ def test_answers_that_are_left_out_count_nowhere(tmp_path: Path) -> None:
     root = math.sqrt(2)
     torch.testing.assert_close(told.advantages, torch.tensor([[-root] * 3, [0.0] * 3, [root, root, 0.0]]))
     assert logged["train/answers/left_out"] == pytest.approx(1 / 3)
-    assert logged["train/reward/raw"] == 2.0 and logged["train/reward/table"] == 2.0
+    assert logged["train/reward/raw"] == 2.0 and logged["train/rewards/table"] == 2.0
     for name in ("logprobs", "reference"):
         assert getattr(rollout, name)[1].tolist() == [0.0] * 3  # whatever stands outside the mask is 0
 

@@ -17,6 +17,7 @@ from rewards.exported import Toy, picture, processor
 from torch import Tensor
 
 from lit_ixc.advantages import RLOO
+from lit_ixc.answered import lay_out, mask_of
 from lit_ixc.backbone import BackboneSource, RandomWeights, family_of
 from lit_ixc.batch import ChatProcessor, EncodedPrompt
 from lit_ixc.controllers import FixedKL
@@ -24,7 +25,7 @@ from lit_ixc.generation import Drawn
 from lit_ixc.records import Comparison, ImagePart, Message, Prompt, TextPart, text_message
 from lit_ixc.reward_signal import RewardSignal
 from lit_ixc.rewards.interface import Combined, Episode, Judgement, Reward
-from lit_ixc.rollout import Players, collect, lay_out, mask_of, portions
+from lit_ixc.rollout import Players, collect, portions
 
 CPU = torch.device("cpu")
 

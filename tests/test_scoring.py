@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lit_ixc.backbone import family_of
 from lit_ixc.batch import ComparisonBatch
+from lit_ixc.head_files import DESCRIPTION, WEIGHTS, load_head, save_head
 from lit_ixc.heads import (
     AttentionPooling,
     LastToken,
@@ -26,7 +27,7 @@ from lit_ixc.heads import (
 )
 from lit_ixc.records import Comparison, RecordError, UserError, text_message
 from lit_ixc.reward import RewardModule
-from lit_ixc.scoring import DESCRIPTION, WEIGHTS, RewardScorer, load_head, save_head, window
+from lit_ixc.scoring import RewardScorer
 
 PIECES = processor()
 
@@ -128,8 +129,9 @@ def test_a_score_that_is_not_finite_is_an_outcome(model: tuple[RewardModule, Pat
 
 
 def test_the_window_is_the_models_unless_positions_are_scaled(tmp_path: Path) -> None:
-    assert window(Toy(max_positions=30).load(lm_head=False)) == 30
-    assert window(Toy().load(lm_head=False)) is None
+    model, scaled = Toy(max_positions=30).load(lm_head=False), Toy().load(lm_head=False)
+    assert family_of(model).window(model) == 30
+    assert family_of(scaled).window(scaled) is None
     trained(tmp_path, source=Toy(max_positions=30))
     assert RewardScorer.load(tmp_path, max_length=500).max_length == 30
     assert RewardScorer.load(tmp_path, max_length=20).max_length == 20

@@ -13,12 +13,13 @@ from transformers import PreTrainedModel
 
 from datamodules.conversion import Options
 from datamodules.corpus import open_sets
+from lit_ixc.answered import answer_logprobs, lay_out
 from lit_ixc.backbone import Pretrained
 from lit_ixc.batch import ChatProcessor, EncodedPrompt
-from lit_ixc.generation import Decoding, Drawn, draw
+from lit_ixc.decoding import Decoding
+from lit_ixc.generation import Drawn, draw
 from lit_ixc.processors import SavedProcessor
 from lit_ixc.records import Comparison, RecordError, text_message
-from lit_ixc.rollout import answer_logprobs, lay_out
 from lit_ixc.scoring import RewardScorer
 from lit_ixc.verifiers import from_truth
 

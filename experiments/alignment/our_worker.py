@@ -15,6 +15,7 @@ from pace import GENERATION, UPDATE, Pace, random_prompts
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lit_ixc.answered import lay_out
 from lit_ixc.backbone import Attention, BackboneSource, Miniature, RandomWeights, hidden_states
 from lit_ixc.batch import ChatProcessor, EncodedMedia, EncodedPrompt, EncodedSequence, PromptBatch
 from lit_ixc.controllers import FixedKL
@@ -24,7 +25,6 @@ from lit_ixc.ppo import PPOModule
 from lit_ixc.records import Comparison, ImagePart, Prompt, TextPart, text_message
 from lit_ixc.reward_signal import RewardSignal
 from lit_ixc.rewards.interface import Episode, Judgement, Reward
-from lit_ixc.rollout import lay_out
 
 PAD, IMAGE = 0, 6
 

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from lit_ixc.backbone import BackboneSource
 from lit_ixc.batch import ChatProcessor
-from lit_ixc.generation import Decoding, check_decoding, sample
+from lit_ixc.decoding import Decoding, check_decoding
+from lit_ixc.generation import sample
 from lit_ixc.pairing.cases import NoPair, Policy, Sampling
 from lit_ixc.records import Prompt, RecordError, UserError
 
@@ -26,7 +27,7 @@ class ModelPolicy(Policy):
     Args:
         backbone: Where the weights come from.
         processor: The model's processor.
-        temperature, top_p, top_k, max_new_tokens, max_prompt_tokens: As in ``lit_ixc.generation.Decoding``.
+        temperature, top_p, top_k, max_new_tokens, max_prompt_tokens: As in ``lit_ixc.decoding.Decoding``.
         prompts_per_batch: Prompts answered together, each as often as the run asks.
         device: Where the model runs; null for a GPU if there is one.
 

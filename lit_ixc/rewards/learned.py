@@ -18,11 +18,12 @@ from transformers import PreTrainedModel
 from lit_ixc.adapters import adapters_off
 from lit_ixc.backbone import BackboneSource, Dtype, refusal
 from lit_ixc.batch import ChatProcessor, ConversationProcessor, EncodedMedia
+from lit_ixc.head_files import load_head
 from lit_ixc.heads import RewardHead
 from lit_ixc.records import Comparison, RecordError, UserError, text_message
 from lit_ixc.rewards.interface import Episode, Judgement, Reward, Step, by_prompt, unjudged
 from lit_ixc.rewards.vision import same_vision
-from lit_ixc.scoring import RewardScorer, load_head, saved_processor
+from lit_ixc.scoring import RewardScorer, saved_processor
 
 Segments = Literal["lines", "sentences"]
 # Marks that end a sentence, with closing brackets and quotes, before space or the end.

@@ -23,7 +23,8 @@ from trees import states_in_tree
 
 from lit_ixc.backbone import Pretrained, RandomWeights, hidden_states
 from lit_ixc.batch import EncodedComparison, EncodedMedia, EncodedSequence
-from lit_ixc.generation import Decoding, Drawn, check_length, draw
+from lit_ixc.decoding import Decoding
+from lit_ixc.generation import Drawn, check_length, draw
 from lit_ixc.layout import collate
 from lit_ixc.native import NativeProcessor
 from lit_ixc.native.model import NativeFamily, argument_names, base_of

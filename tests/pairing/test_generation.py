@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_ixc.generation import Decoding, Sampled, check_decoding, choose, sample, uniforms
+from lit_ixc.decoding import Decoding, check_decoding, choose, uniforms
+from lit_ixc.generation import Sampled, sample
 from lit_ixc.ixc25.miniature import build, mini_config
 from lit_ixc.ixc25.model import IXC25ForConditionalGeneration
 from lit_ixc.ixc25.processing import IXC25Processor
