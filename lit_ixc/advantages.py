@@ -180,12 +180,10 @@ class AdvantageEstimator(ABC):
 
     needs_critic: ClassVar[bool] = False
     least_samples: ClassVar[int] = 1
-    whitens: ClassVar[bool] = False
+    whitens: bool = False
 
     @abstractmethod
-    def __call__(
-        self, rewards: Tensor, values: Tensor | None, mask: Tensor, samples: int, bootstrap: Tensor | None = None
-    ) -> Advantages:
+    def __call__(self, rewards: Tensor, values: Tensor | None, mask: Tensor, samples: int) -> Advantages:
         """The advantages of R = prompts * samples answers.
 
         Args:
@@ -193,7 +191,6 @@ class AdvantageEstimator(ABC):
             values: (R, L) of the critic; None without one.
             mask: (R, L) sampled tokens.
             samples: Answers of each prompt, side by side in the rows.
-            bootstrap: (R,) the critic's value after the last token of cut answers and 0 for ended ones; None for 0.
         """
 
 
@@ -203,24 +200,22 @@ class GAE(AdvantageEstimator):
     Args:
         gamma: Discount of a token.
         lam: Weight of later errors: 0 trusts the critic, 1 the rewards.
+        whiten: Bring the advantages of a rollout to mean 0 and deviation 1.
     """
 
     needs_critic = True
-    whitens = True
 
-    def __init__(self, gamma: float = 0.99, lam: float = 0.95) -> None:
+    def __init__(self, gamma: float = 0.99, lam: float = 0.95, whiten: bool = True) -> None:
         _check_unit("gamma", gamma)
         _check_unit("lam", lam)
-        self.gamma, self.lam = gamma, lam
+        self.gamma, self.lam, self.whitens = gamma, lam, whiten
 
-    def __call__(
-        self, rewards: Tensor, values: Tensor | None, mask: Tensor, samples: int, bootstrap: Tensor | None = None
-    ) -> Advantages:
+    def __call__(self, rewards: Tensor, values: Tensor | None, mask: Tensor, samples: int) -> Advantages:
         if values is None:
             raise UserError(
                 "values = None: GAE needs a critic; configure one, or choose RLOO, GRPO or ReinforcePlusPlus"
             )
-        return Advantages(*gae(rewards, values, mask, self.gamma, self.lam, bootstrap))
+        return Advantages(*gae(rewards, values, mask, self.gamma, self.lam))
 
 
 class ReinforcePlusPlus(AdvantageEstimator):
@@ -239,9 +234,7 @@ class ReinforcePlusPlus(AdvantageEstimator):
         _check_unit("gamma", gamma)
         self.gamma = gamma
 
-    def __call__(
-        self, rewards: Tensor, values: Tensor | None, mask: Tensor, samples: int, bootstrap: Tensor | None = None
-    ) -> Advantages:
+    def __call__(self, rewards: Tensor, values: Tensor | None, mask: Tensor, samples: int) -> Advantages:
         return Advantages(gae(rewards, torch.zeros_like(rewards), mask, self.gamma, 1.0)[0], None)
 
 
@@ -250,9 +243,7 @@ class GroupEstimator(AdvantageEstimator):
 
     least_samples = 2
 
-    def __call__(
-        self, rewards: Tensor, values: Tensor | None, mask: Tensor, samples: int, bootstrap: Tensor | None = None
-    ) -> Advantages:
+    def __call__(self, rewards: Tensor, values: Tensor | None, mask: Tensor, samples: int) -> Advantages:
         # fp64: the mean of equal fp32 numbers is then exactly that number, and a group without a difference gives 0
         totals = rewards.masked_fill(~mask, 0.0).double().sum(dim=1).view(-1, samples)
         merit = self.compare(totals, mask.any(dim=1).view(-1, samples))

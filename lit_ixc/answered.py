@@ -77,7 +77,7 @@ def lay_out(
         on_device(np.concatenate(before), device),
         on_device(np.concatenate(places), device),
         (len(answers), width),
-        None if prompts[0].critic_media is None else tuple(p.critic_media or p.media for p in prompts),
+        None if prompts[0].critic_media is None else tuple(_critic_media(prompt, device) for prompt in prompts),
     )
 
 
@@ -86,21 +86,21 @@ def answer_logprobs(
     answered: Answered,
     temperature: float,
     attention: Attention = "auto",
+    entropy: bool = False,
     entropy_gradient: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities of the answers' tokens under ``softmax(logits / temperature)`` over all tokens.
 
     Returns:
-        (R, L), and the entropies of the distributions that the tokens were drawn from, (R, L), with their gradient if
-        ``entropy_gradient``.
+        (R, L), and with ``entropy`` the entropies of the distributions that the tokens were drawn from, (R, L), with
+        their gradient if ``entropy_gradient``.
     """
     states = hidden_states(model, answered.batch, attention=attention).flatten(0, 1)[answered.before]  # (N, H)
     head = model.get_output_embeddings()
     logprobs, entropies = token_logprobs(
-        states, head, answered.ids, temperature, entropy=True, entropy_gradient=entropy_gradient
+        states, head, answered.ids, temperature, entropy=entropy, entropy_gradient=entropy_gradient
     )
-    assert entropies is not None
-    return answered.spread(logprobs), answered.spread(entropies)
+    return answered.spread(logprobs), None if entropies is None else answered.spread(entropies)
 
 
 def mask_of(answers: Sequence[Sequence[int]], device: torch.device) -> Tensor:
@@ -117,11 +117,21 @@ def _comparison(prompt: EncodedPrompt, answers: Sequence[Sequence[int]]) -> Enco
         source=prompt.source,
         modality=prompt.record.modality,
         sequences=[_continued(prompt.sequence, answer) for answer in answers],
-        media=prompt.media,
+        media=_needed(prompt.media),
         ranks=(0,) * len(answers),
         scores=None,
         lengths=tuple(map(len, answers)),
     )
+
+
+def _needed(media: EncodedMedia) -> EncodedMedia:
+    """Media without the pixels where their features are known."""
+    return media if media.features is None else media._replace(tensors={})
+
+
+def _critic_media(prompt: EncodedPrompt, device: torch.device) -> EncodedMedia:
+    """What a critic with a vision encoder of its own sees; it stands beside the batch and goes to the device itself."""
+    return _needed(prompt.critic_media or prompt.media).map(lambda tensor: tensor.to(device))
 
 
 def _continued(prompt: EncodedSequence, answer: Sequence[int]) -> EncodedSequence:
@@ -165,4 +175,5 @@ def _seen(model: PreTrainedModel, media: EncodedMedia, device: torch.device) -> 
     trains = any(parameter.requires_grad for parameter in (*vision, *projector))
     if not media.lengths or trains or refusal(model) is not None:
         return media
-    return media._replace(features=features_of(media, partial(family.features, model), None, device))
+    moved = media.map(lambda tensor: tensor.to(device))
+    return media._replace(features=features_of(moved, partial(family.features, model), None, device))

@@ -286,20 +286,15 @@ class PromptBatch(SimpleNamespace):
         return tuple(prompt.source for prompt in self.prompts)
 
     def to(self, device: torch.device | str) -> PromptBatch:
-        """The batch on another device; the host waits for copies to itself alone."""
-        queued = torch.device(device).type != "cpu"
-        return self._map(
-            lambda tensor: tensor.to(device, non_blocking=queued), lambda batch: batch and batch.to(device)
-        )
+        """The batch with its demonstrations on another device.
+
+        The prompts' media stay where they are: each goes to the device when it is encoded.
+        """
+        return self._with(self.demonstrations and self.demonstrations.to(device))
 
     def pin_memory(self) -> PromptBatch:
-        """The batch in page-locked host memory."""
-        return self._map(lambda tensor: tensor.pin_memory(), lambda batch: batch and batch.pin_memory())
+        """The batch with its demonstrations in page-locked host memory."""
+        return self._with(self.demonstrations and self.demonstrations.pin_memory())
 
-    def _map(
-        self,
-        function: Callable[[Tensor], Tensor],
-        whole: Callable[[ComparisonBatch | None], ComparisonBatch | None],
-    ) -> PromptBatch:
-        prompts = tuple(prompt._replace(media=prompt.media.map(function)) for prompt in self.prompts)
-        return PromptBatch(prompts=prompts, demonstrations=whole(self.demonstrations))
+    def _with(self, demonstrations: ComparisonBatch | None) -> PromptBatch:
+        return PromptBatch(prompts=self.prompts, demonstrations=demonstrations)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,11 @@ class Critic(Fp64Buffers):
         self.register_buffer("units", torch.tensor([0.0, 1.0], dtype=torch.float64))
         self.register_buffer("awaits_units", torch.tensor(starts_as_reward))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self.head.float()  # it is small, and steps of 1e-5 would be rounded away in bf16
+        return self
+
     def forward(self, answered: Answered) -> Tensor:
         """Values (R, L) in fp32: at token t that of the state before it, read where t - 1 stands."""
         batch = answered.batch
@@ -62,7 +67,7 @@ class Critic(Fp64Buffers):
             batch = batch.replaced(media=answered.critic_media)
         states = hidden_states(self.model, batch, attention=self.attention).flatten(0, 1)[answered.before]  # (N, H)
         shift, scale = self.units.float()
-        return answered.spread((self.head.project(states).float() - shift) / scale)
+        return answered.spread((self.head.project(states.float()).float() - shift) / scale)
 
     def set_units(self, moments: RunningMoments, values: Tensor) -> Tensor:
         """Have the head's output read in standard deviations from a mean, as standardised rewards are.
@@ -139,20 +144,25 @@ class CriticFrom:
         Raises:
             UserError: Tokenizers or image paths differ.
         """
-        own = SavedProcessor(self.path)
-        for what, mine, theirs in (
-            ("tokenizer", _probe(own), _probe(policy)),
-            ("image preprocessing", own.media_settings, policy.media_settings),
-        ):
-            if mine != theirs:
-                raise UserError(
-                    f"critic path = {self.path}: its {what} is not the policy's, whose tokens it would have to read; "
-                    "train the reward model on the policy's backbone and processor, or use an advantage without a "
-                    "critic (RLOO, GRPO). A learned reward of another family is no problem: it reads text"
-                )
+        for what in differences(SavedProcessor(self.path), policy):
+            raise UserError(
+                f"critic path = {self.path}: its {what} is not the policy's, whose tokens it would have to read; "
+                "train the reward model on the policy's backbone and processor, or use an advantage without a critic "
+                "(RLOO, GRPO). A learned reward of another family is no problem: it reads text"
+            )
+
+
+def differences(one: ChatProcessor, other: ChatProcessor) -> list[str]:
+    """In what two processors differ that should read the same tokens and images."""
+    pairs = {
+        "tokenizer or template": (_probe(one), _probe(other)),
+        "image preprocessing": (one.media_settings, other.media_settings),
+    }
+    return [name for name, (mine, theirs) in pairs.items() if mine != theirs]
 
 
 def _probe(processor: ChatProcessor) -> list[int]:
-    """Tokens of a prompt that tells tokenizers apart."""
-    prompt = Prompt((text_message("user", "A bowl, 3 apples:\n\t\u00fc\u00f1\u00ed \u4e2d\u6587 <b>42</b>"),))
+    """Tokens of a prompt that tells tokenizers and templates apart."""
+    text = "  A bowl, 3 apples:\n\t\u00fc\u00f1\u00ed \u4e2d\u6587 <b>42</b>\n "
+    prompt = Prompt((text_message("system", " Be kind. "), text_message("user", text)))
     return processor.encode_prompt(prompt, EncodedMedia((), {})).ids

@@ -226,7 +226,7 @@ class _Rows:
         """Draw with the numbers (R, most tokens) until every answer has ended."""
         most = decoding.max_new_tokens
         self.ids = torch.full(uniform.shape, -1, device=uniform.device)
-        self.logprobs = torch.zeros(uniform.shape, device=uniform.device)
+        self.logprobs = torch.zeros(uniform.shape, dtype=torch.float32, device=uniform.device)
         self.uniform, self.own = uniform, torch.arange(len(uniform), device=uniform.device)
         self.done = torch.zeros(len(uniform), dtype=torch.bool, device=uniform.device)
         if self.mask is not None:

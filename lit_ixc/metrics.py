@@ -74,8 +74,13 @@ class DeferredMetric(Metric, ABC, Generic[Kept]):
     def store(self, values: Kept) -> None:
         """Append what one ``update`` was given to the states."""
 
+    @abstractmethod
+    def nothing(self) -> Kept:
+        """What an ``update`` without a value would be given."""
+
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """See torchmetrics; ``compute`` begins with it."""
+        self.keep(self.nothing())  # a process without values must share states of the same form as the others
         self.settle()
         super().sync(*args, **kwargs)
 
@@ -111,6 +116,9 @@ class GroupMean(DeferredMetric[KeptValues]):
         weights = values.weights
         self.weights.append(torch.ones_like(self.values[-1]) if weights is None else weights.float())
         self.names.append(pack_names(values.names, values.values.device))
+
+    def nothing(self) -> KeptValues:
+        return KeptValues(torch.zeros(0, device=self.device), (), None)
 
     def compute(self) -> dict[str, Tensor]:
         """Mean of each group that has a weight; empty when nothing was added."""
@@ -190,6 +198,10 @@ class PreferenceMetric(DeferredMetric[KeptScores]):
         exists = ranks >= 0
         self.scores.append(scores[exists])
         self.lengths.append(lengths[exists].float())
+
+    def nothing(self) -> KeptScores:
+        missing = torch.full((1, 2), -1, device=self.device)  # a comparison of two responses that do not exist
+        return KeptScores(missing, missing, missing, (("",), ("",), ("",)))
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars ``accuracy/all``, ``accuracy/domain/math``, ...; likewise margin, longer; length_correlation; ece."""

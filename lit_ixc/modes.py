@@ -1,11 +1,27 @@
-"""How a model runs: evaluation mode for a while, dropout off for good."""
+"""How models run: precision of new tensors, evaluation mode for a while, dropout off for good."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
+
+
+@contextmanager
+def float32_by_default() -> Iterator[None]:
+    """New tensors are fp32 inside.
+
+    Under ``bf16-true`` the Trainer makes them bf16 in every step, by ``torch.set_default_dtype``: rewards and
+    log-probabilities would keep three digits. Models are built already and keep their type.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager

@@ -198,10 +198,13 @@ class BackboneModule(L.LightningModule):
             torch.cuda.set_rng_state_all(devices[: torch.cuda.device_count()])
 
     def _time_used(self) -> float:
-        """Share of ``trainer.max_time`` that has passed; 0 without a limit."""
+        """Share of ``trainer.max_time`` that has passed, by the first process's clock; 0 without a limit."""
         timers = [callback for callback in self.trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
         left = timers[0].time_remaining() if timers else None
-        return 0.0 if left is None else timers[0].time_elapsed() / (timers[0].time_elapsed() + left)
+        if left is None:
+            return 0.0
+        share = timers[0].time_elapsed() / (timers[0].time_elapsed() + left)
+        return float(self.trainer.strategy.broadcast(share))  # or processes would step at different rates
 
     def export(self, folder: Path) -> None:
         """Write the backbone in the form that ``Pretrained`` reads, adapters merged."""

@@ -12,11 +12,11 @@ from torch import Tensor
 from lit_ixc.answered import Answered, answer_logprobs, with_features
 from lit_ixc.backbone import BackboneSource, family_of
 from lit_ixc.batch import ChatProcessor, EncodedPrompt, PromptBatch
-from lit_ixc.critic import Critic
+from lit_ixc.critic import Critic, differences
 from lit_ixc.decoding import Decoding, check_decoding
 from lit_ixc.engines import RolloutEngine, TransformersEngine
 from lit_ixc.generation import Drawn
-from lit_ixc.modes import without_dropout
+from lit_ixc.modes import float32_by_default, without_dropout
 from lit_ixc.module import BackboneModule
 from lit_ixc.policy_metrics import PolicyMetric, policy_table
 from lit_ixc.records import UserError
@@ -29,10 +29,19 @@ _HELD_OUT_SEED = -1  # every validation draws with the same random numbers
 
 
 class PromptOwner(Protocol):
-    """What policies need of a data module: most prompts of a batch in one process, most tokens of a prompt."""
+    """What policies need of a data module.
+
+    Args:
+        batch_size: Most prompts of a batch in one process.
+        max_length: Most tokens of a prompt in training.
+        test_max_length: The same in validation and testing.
+        processor: Encodes the prompts.
+    """
 
     batch_size: int
     max_length: int
+    test_max_length: int
+    processor: ChatProcessor
 
 
 class PolicyModule(BackboneModule):
@@ -46,8 +55,10 @@ class PolicyModule(BackboneModule):
             is that where adapters alone train, else a copy; ``none``: no divergence is measured.
         engine: What samples the answers; in this process, by transformers, if None.
         samples: Answers of each prompt.
-        temperature, top_p, top_k, max_new_tokens: As in ``lit_ixc.decoding.Decoding``. Log-probabilities are those
-            at this temperature.
+        temperature: Divides the logits, in sampling and in log-probabilities.
+        top_p: Tokens are drawn from the smallest set whose probability reaches this; 1: from all.
+        top_k: Tokens are drawn from so many most probable ones; 0: from all.
+        max_new_tokens: Most tokens of an answer, its end included.
         microbatch_prompts: Prompts of a forward pass. It changes speed and memory alone.
         recompute_logprobs: Compute the log-probabilities of the answers anew, as updates do. False takes those of
             sampling and saves a forward pass; the two agree to rounding, which is more in half precision.
@@ -107,20 +118,26 @@ class PolicyModule(BackboneModule):
     def prepare(self) -> None:
         """Load the reward functions, once, where the models are."""
         if not self._ready:
-            self._check_window()
+            self._check_data()
             self.signal.prepare(self.device, self.processor, self.model, self.critic)
             self._ready = True
 
-    def _check_window(self) -> None:
-        """Make sure that the longest prompt and answer fit into the models' positions."""
-        prompt = cast(PromptOwner, self.trainer.datamodule).max_length  # type: ignore[attr-defined]
+    def _check_data(self) -> None:
+        """Make sure that the data's prompts are the policy's, and that the longest fits with its answer."""
+        data = cast(PromptOwner | None, self.trainer.datamodule)  # type: ignore[attr-defined]
+        if data is None:
+            raise UserError("datamodule = None: a policy needs one, e.g. datamodules.prompts.PromptDataModule")
+        for what in differences(data.processor, self.processor):
+            raise UserError(f"data.processor: its {what} is not that of model.processor; give both the same")
+        prompt, answer = max(data.max_length, data.test_max_length), self.decoding.max_new_tokens
         models = {"policy": self.model} | ({} if self.critic is None else {"critic": self.critic.model})
         for name, model in models.items():
-            window = family_of(model).window(model)
-            if window is not None and prompt + self.decoding.max_new_tokens > window:
+            family = family_of(model)  # beyond the longest tree a token's probability hangs on the whole length
+            limits = [limit for limit in (family.window(model), family.longest_tree(model)) if limit is not None]
+            if limits and prompt + answer > min(limits):
                 raise UserError(
-                    f"max_new_tokens = {self.decoding.max_new_tokens}: with data.max_length = {prompt} more than the "
-                    f"{window} positions of the {name}; lower one of the two"
+                    f"max_new_tokens = {answer}: with data.max_length or test_max_length = {prompt} more than the "
+                    f"{min(limits)} positions of the {name}; lower one of them"
                 )
 
     @torch.no_grad()
@@ -151,12 +168,13 @@ class PolicyModule(BackboneModule):
         with cast(Reference, self.reference).model(self.model) as model:
             return answer_logprobs(model, answered, self.decoding.temperature, self.attention)[0]
 
+    @float32_by_default()
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Answer held-out prompts as in training."""
         rollout = self.answer(batch.prompts, _HELD_OUT_SEED)
         self.metric.update(rollout)
         if batch_idx == 0:
-            self.shown = rollout
+            self.shown = rollout.without_media()
 
     test_step = validation_step
 

@@ -8,7 +8,6 @@ import lightning as L
 from matplotlib.figure import Figure
 
 from lit_ixc.pages import board, page, shortened
-from lit_ixc.policy import PolicyModule
 from lit_ixc.ppo import PPOModule
 from lit_ixc.rewards.rules import VerifierReward
 from lit_ixc.rollout import Rollout
@@ -40,7 +39,7 @@ LAYOUT = {
 
 
 class PolicyDashboard(L.Callback):
-    """TensorBoard of a policy that is trained by a reward.
+    """TensorBoard of a policy that is trained by a reward; all of it over rollouts, as the scalars are.
 
     Args:
         samples: Held-out prompts on the page of answers.
@@ -67,12 +66,12 @@ class PolicyDashboard(L.Callback):
             ("lengths", rollout.lengths),
         ):
             if len(values):
-                writer.add_histogram(f"train/{name}", values.float(), trainer.global_step)
+                writer.add_histogram(f"train/{name}", values.float(), module.rollouts)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        writer, shown = board(trainer), cast(PolicyModule, pl_module).shown
-        if writer is not None and shown is not None and not trainer.sanity_checking:
-            writer.add_figure("val/answers", answer_page(shown, self.samples), trainer.global_step)
+        writer, module = board(trainer), cast(PPOModule, pl_module)
+        if writer is not None and module.shown is not None and not trainer.sanity_checking:
+            writer.add_figure("val/answers", answer_page(module.shown, self.samples), module.rollouts)
 
 
 def answer_page(rollout: Rollout, prompts: int) -> Figure:

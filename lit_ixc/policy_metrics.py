@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import cast
@@ -10,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lit_ixc.advantages import kl_estimate, masked_mean
+from lit_ixc.advantages import AllReduce, kl_estimate, masked_moments
 from lit_ixc.metrics import GroupMean
 from lit_ixc.policy_losses import PolicyTerms, explained_variance
 from lit_ixc.rewards.rules import VerifierReward
@@ -26,9 +27,16 @@ _MEANS = {
 
 
 class RolloutLog:
-    """Numbers of one rollout and of its updates; tensors are read when all is done."""
+    """Numbers of one rollout and of its updates, of all processes; tensors are read when all is done.
 
-    def __init__(self) -> None:
+    Every process calls the same methods in the same order, and all come to the same numbers.
+
+    Args:
+        all_reduce: Sum over the processes, where there are several.
+    """
+
+    def __init__(self, all_reduce: AllReduce = None) -> None:
+        self._all_reduce = all_reduce
         self._seconds: dict[str, float] = {}
         self._values: dict[str, Tensor] = {}
         self._step: dict[str, Tensor] = {}
@@ -49,32 +57,64 @@ class RolloutLog:
         advantages: Tensor,
         returns: Tensor | None,
         coefficient: Tensor,
+        reasons: Counter[str],
     ) -> None:
-        """Rewards, divergence, lengths and the critic's worth, before the updates."""
-        kept = rollout.kept
-        self._values |= {
-            "kl/coefficient": coefficient.float(),
-            "answers/tokens": rollout.lengths.float().mean(),
-            "answers/ended": rollout.ended.float().mean(),
-            "answers/empty": torch.tensor([not episode.text for episode in rollout.episodes]).float().mean(),
-            "answers/left_out": (~kept).float().mean(),
+        """Rewards, divergence, lengths and the critic's worth, before the updates.
+
+        Args:
+            rollout: The answers of this process.
+            scores: (R,) scores in the units of the rewards.
+            rewards: (R, L) rewards of the tokens.
+            advantages: (R, L).
+            returns: (R, L) what the critic should have said; None without one.
+            coefficient: Of the divergence from the reference.
+            reasons: Why answers of all processes were left out, each as often as it was; empty for the others.
+        """
+        kept, mask = rollout.kept, rollout.mask
+        every = torch.ones_like(kept)
+        rows = {
+            "answers/tokens": (rollout.lengths, every),
+            "answers/ended": (rollout.ended, every),
+            "answers/empty": (torch.tensor([not episode.text for episode in rollout.episodes]), every),
+            "answers/left_out": (~kept, every),
+            "reward/raw": (rollout.rewards, kept),
+            "reward/standardised": (scores, kept),
+            "reward/after_kl": (rewards.sum(dim=1), kept),
+            "kl/reference": (rollout.kl(), kept),
+            **{f"rewards/{name}": (values, ~values.isnan()) for name, values in rollout.parts.items()},
         }
-        for reason in set(rollout.reasons) - {""}:
-            self._values[f"left_out/{reason}"] = torch.tensor(rollout.reasons.count(reason) / len(rollout.reasons))
-        if not kept.any():
-            return
-        self._values |= {
-            "reward/raw": rollout.scores[kept].mean(),
-            "reward/standardised": scores[kept].mean(),
-            "reward/after_kl": rewards.sum(dim=1)[kept].mean(),
-            "kl/reference": rollout.kl()[kept].mean(),
-            "advantage/deviation": advantages[rollout.mask].std(correction=0),
-        }
-        for name, values in rollout.parts.items():
-            self._values[f"rewards/{name}"] = values.nanmean()
-        if returns is not None and rollout.values is not None:
-            self._values["critic/value"] = masked_mean(rollout.values, rollout.mask)
-            self._values["critic/explained_variance"] = explained_variance(rollout.values, returns, rollout.mask)
+        if rollout.values is not None:
+            rows["critic/value"] = (rollout.values, mask)
+        self._values |= {"kl/coefficient": coefficient.clone(), **self._means(rows, mask.device)}
+        answers = sum(reasons.values())
+        self._values |= {f"left_out/{name}": torch.tensor(n / answers) for name, n in reasons.items() if name}
+        if "reward/raw" in self._values:  # some answer counts, in whatever process
+            self._values["advantage/deviation"] = masked_moments(advantages, mask, self._all_reduce)[1].sqrt()
+            if returns is not None and rollout.values is not None:
+                worth = explained_variance(rollout.values, returns, mask, self._all_reduce)
+                self._values["critic/explained_variance"] = worth
+
+    def _means(self, rows: dict[str, tuple[Tensor, Tensor]], device: torch.device) -> dict[str, Tensor]:
+        """Means of numbers, of those that count; without a name for which none counts in any process."""
+        sums = torch.stack(
+            [
+                torch.stack(
+                    [(values.to(device).nan_to_num() * counts.to(device)).double().sum(), counts.to(device).sum()]
+                )
+                for values, counts in rows.values()
+            ]
+        )
+        found = (sums if self._all_reduce is None else self._all_reduce(sums)).tolist()
+        return {name: torch.tensor(total / n) for name, (total, n) in zip(rows, found, strict=True) if n}
+
+    def _over_processes(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Means over the processes."""
+        if self._all_reduce is None or not values:
+            return values
+        *sums, processes = self._all_reduce(
+            torch.stack([*values.values(), torch.ones_like(next(iter(values.values())))])
+        )
+        return {name: total / processes for name, total in zip(values, sums, strict=True)}
 
     def add(self, **values: Tensor) -> None:
         """Add parts of an optimizer step's numbers, one part for each microbatch."""
@@ -97,20 +137,24 @@ class RolloutLog:
     def close_step(self, **values: Tensor) -> None:
         """End an optimizer step."""
         self.add(**values)
-        tokens = self._step.pop("sum/tokens", None)
+        step = self._over_processes({name: value.float() for name, value in self._step.items()})
+        tokens = step.pop("sum/tokens", None)
         for name, shown in _MEANS.items():
-            if tokens is not None:
-                self._step[shown] = self._step.pop(f"sum/{name}") / tokens.clamp(min=1)
-        self._steps.append(self._step)
+            if tokens is not None:  # some, or there was no step; the number of processes cancels
+                step[shown] = step.pop(f"sum/{name}") / tokens
+        self._steps.append(step)
         self._step = {}
 
     @property
     def moved(self) -> Tensor | None:
-        """Divergence of the last optimizer step's answers from the policy that sampled, mean of a token."""
+        """Divergence of the last step's answers from the policy that sampled, mean of a token of all processes."""
         return self._steps[-1].get("kl/update") if self._steps else None
 
-    def scalars(self, stage: str, rollout: Rollout) -> dict[str, Tensor]:
-        """All of it as ``<stage>/<name>``: of the updates the means over optimizer steps, and tokens per second."""
+    def scalars(self, stage: str, rollout: Rollout) -> dict[str, float]:
+        """All of it as ``<stage>/<name>``: of the updates the means over optimizer steps, and tokens per second.
+
+        This is where the host waits for the device, once.
+        """
         names = sorted({name for step in self._steps for name in step})
         means = {name: torch.stack([s[name] for s in self._steps if name in s]).float().mean() for name in names}
         speed = {
@@ -118,8 +162,9 @@ class RolloutLog:
             "speed/update_tokens": rollout.tokens * len(self._steps) / self._seconds["update"],
             "speed/answers": len(rollout.answers) / sum(self._seconds.values()),
         }
-        values = {**self._values, **means, **{name: torch.tensor(value) for name, value in speed.items()}}
-        return {f"{stage}/{name}": value.float().cpu() for name, value in values.items()}
+        values = self._values | means
+        read = torch.stack([value.to(rollout.mask.device, torch.float32) for value in values.values()]).tolist()
+        return {f"{stage}/{name}": number for name, number in (dict(zip(values, read, strict=True)) | speed).items()}
 
 
 class PolicyMetric(nn.Module):
@@ -134,32 +179,37 @@ class PolicyMetric(nn.Module):
 
     def __init__(self, rewards: Iterable[str]) -> None:
         super().__init__()
-        names = ["truth", "reward", "kl", "tokens", "ended", *(f"rewards/{name}" for name in rewards)]
-        self.means = nn.ModuleDict({name: GroupMean() for name in names})
+        self.names = ["truth", "reward", "kl", "tokens", "ended", *(f"rewards/{name}" for name in rewards)]
+        self.means = nn.ModuleList([GroupMean() for _ in self.names])
         self.truth = VerifierReward()
 
     def update(self, rollout: Rollout) -> None:
         """Add the answers of a rollout."""
         truth = torch.tensor([judgement.score for judgement in self.truth(rollout.episodes)])
-        kept, every = rollout.kept.cpu(), torch.ones(len(truth), dtype=torch.bool)
+        kept, every = rollout.kept, torch.ones(len(truth), dtype=torch.bool)
         rows = {
             "truth": (truth, ~truth.isnan()),
-            "reward": (rollout.scores.cpu(), kept),
-            "kl": (rollout.kl().cpu(), kept),
+            "reward": (rollout.rewards, kept),
+            "kl": (rollout.kl(), kept),
             "tokens": (rollout.lengths.float(), every),
             "ended": (rollout.ended.float(), every),
             **{f"rewards/{name}": (values, ~values.isnan()) for name, values in rollout.parts.items()},
         }
         sources = [prompt.source for prompt in rollout.prompts for _ in range(rollout.samples)]
-        for name, (values, counts) in rows.items():
-            cast(GroupMean, self.means[name]).update(values.nan_to_num(), sources, counts)
+        for name, mean in self._named():
+            values, counts = rows[name]
+            device = rollout.mask.device  # where processes can exchange them
+            mean.update(values.nan_to_num().to(device), sources, counts.to(device))
+
+    def _named(self) -> Iterator[tuple[str, GroupMean]]:
+        return zip(self.names, cast(Iterable[GroupMean], self.means), strict=True)
 
     def compute(self) -> dict[str, dict[str, Tensor]]:
         """The means of each name by group; starts anew."""
         found = {}
-        for name, mean in self.means.items():
-            found[name] = cast(GroupMean, mean).compute()
-            cast(GroupMean, mean).reset()
+        for name, mean in self._named():
+            found[name] = mean.compute()
+            mean.reset()
         return found
 
 

@@ -8,34 +8,39 @@ updates follow. Optimisation is manual: ``global_step`` counts optimizer steps (
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, get_args
 
+import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from lit_ixc.advantages import GAE, AdvantageEstimator, whiten
+from lit_ixc.advantages import GAE, AdvantageEstimator, BestOfN, whiten
 from lit_ixc.answered import Answered, answer_logprobs, lay_out
 from lit_ixc.backbone import BackboneSource
 from lit_ixc.batch import ChatProcessor, ComparisonBatch, PromptBatch
 from lit_ixc.controllers import RunningMoments
 from lit_ixc.critic import CriticFrom
 from lit_ixc.losses import sft_loss
+from lit_ixc.modes import float32_by_default
 from lit_ixc.optim import adamw_with_schedule, decay_groups
 from lit_ixc.policy import PolicyModule, PromptOwner
-from lit_ixc.policy_losses import PolicyLoss, PPOClip, token_weights, value_loss
+from lit_ixc.policy_losses import PolicyLoss, PPOClip, Reinforce, SequencePPOClip, token_weights, value_loss
 from lit_ixc.policy_metrics import RolloutLog
-from lit_ixc.processes import equal_share, summed, unsynced
+from lit_ixc.processes import counted, equal_share, mean_of_each, summed, unsynced
 from lit_ixc.records import UserError
 from lit_ixc.reward_signal import RewardSignal
 from lit_ixc.rewards.vision import same_vision
 from lit_ixc.rollout import Portion, Rollout, portions
 from lit_ixc.sft import predict_targets
 from lit_ixc.sharding import reshard
+
+LossMean = Literal["token", "sequence", "fixed"]
 
 
 class Estimates(NamedTuple):
@@ -92,7 +97,7 @@ class PPOModule(PolicyModule):
         policy_loss: PolicyLoss | None = None,
         epochs: int = 1,
         minibatch_prompts: int | None = None,
-        loss_mean: Literal["token", "sequence", "fixed"] = "token",
+        loss_mean: LossMean = "token",
         value_clip: float | None = 0.2,
         entropy_bonus: float = 0.0,
         target_kl: float | None = None,
@@ -126,15 +131,49 @@ class PPOModule(PolicyModule):
         ):
             if not good:
                 raise UserError(f"{name} = {value}: {remedy}")
+        if self.loss_mean not in get_args(LossMean):
+            raise UserError(f"loss_mean = {self.loss_mean}: use one of {', '.join(get_args(LossMean))}")
         name = type(self.advantage).__name__
         if self.advantage.needs_critic and self.critic_source is None:
             raise UserError(f"critic = None: the advantage {name} needs one; give lit_ixc.critic.CriticFrom")
         if not self.advantage.needs_critic and self.critic_source is not None:
-            raise UserError(f"critic: the advantage {name} uses none; remove it")
+            raise UserError(f"critic: the advantage {name} uses none; remove it, or set it to null")
         if self.samples < self.advantage.least_samples:
             raise UserError(f"samples = {self.samples}: {name} needs at least {self.advantage.least_samples}")
+        loss = type(self.policy_loss).__name__
+        if isinstance(self.advantage, BestOfN) and not isinstance(self.policy_loss, Reinforce):
+            raise UserError(f"policy_loss = {loss}: the weights of BestOfN are no advantages; give Reinforce")
+        if isinstance(self.policy_loss, SequencePPOClip) and self.loss_mean != "sequence":
+            raise UserError(f"loss_mean = {self.loss_mean}: {loss} has one ratio for an answer; set it to sequence")
+        if type(self.policy_loss) is Reinforce and not isinstance(self.advantage, BestOfN):
+            if self.epochs > 1 or self.minibatch_prompts is not None:
+                raise UserError(
+                    f"policy_loss = {loss}: without a ratio a rollout serves one step; set epochs to 1 and "
+                    "minibatch_prompts to null, or give PPOClip"
+                )
         if self.critic_warmup and self.critic_source is None:
             raise UserError(f"critic_warmup = {self.critic_warmup}: there is no critic; set it to 0")
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """The Trainer asks for these before it looks at its own options: time for a message of ours.
+
+        Raises:
+            UserError: The Trainer has an option of automatic optimisation.
+        """
+        for option, value, off, own in (
+            ("gradient_clip_val", self.trainer.gradient_clip_val, "null", "max_grad_norm"),
+            ("accumulate_grad_batches", self.trainer.accumulate_grad_batches - 1, "1", "microbatch_prompts"),
+        ):
+            if value:
+                raise UserError(
+                    f"trainer.{option}: the model makes the updates; set it to {off}, and the model's {own}"
+                )
+        if str(self.trainer.precision).startswith("16-"):
+            raise UserError(
+                f"trainer.precision = {self.trainer.precision}: gradients are clipped before the loss scale of fp16 "
+                "is taken off; use bf16-mixed or 32-true"
+            )
+        return super().configure_callbacks()
 
     def build(self) -> None:
         super().build()
@@ -177,12 +216,14 @@ class PPOModule(PolicyModule):
             self.critic.own_vision = not same_vision(self.model, self.critic.model)
         super().prepare()
 
+    @float32_by_default()
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Answer the prompts; estimate advantages; ``epochs`` passes of updates over minibatches of prompts."""
-        log = RolloutLog()
+        self._check_demonstrations(batch)
+        log = RolloutLog(None if self.trainer.world_size == 1 else partial(summed, self.trainer))
         with log.timed("rollout"):
             prompts = equal_share(self.trainer, batch.prompts)
-            rollout = self.in_units(self.answer(prompts, self.seed + self.rollouts))
+            rollout = self.in_units(self.answer(prompts, self._rollout_seed))
             estimates = self.estimate(rollout, log)
         with log.timed("update"):
             for chosen in self.minibatches(len(rollout.prompts)):
@@ -191,8 +232,13 @@ class PPOModule(PolicyModule):
                     break
         self._note_divergence(rollout)
         self.rollouts += 1
-        self.last = rollout, estimates
-        self.log_dict(log.scalars("train", rollout), sync_dist=True)
+        self.last = rollout.without_media(), estimates
+        self.log_dict(mean_of_each(self.trainer, log.scalars("train", rollout)))
+
+    @property
+    def _rollout_seed(self) -> int:
+        """Seed of this rollout: those of runs with neighbouring seeds have nothing in common."""
+        return int.from_bytes(hashlib.blake2b(f"{self.seed}/{self.rollouts}".encode(), digest_size=7).digest())
 
     def in_units(self, rollout: Rollout) -> Rollout:
         """Teach the critic, which starts as the reward model, the units of standardised rewards, in the first rollout
@@ -218,13 +264,14 @@ class PPOModule(PolicyModule):
         advantages, returns = self.advantage(rewards, rollout.values, rollout.mask, rollout.samples)
         if self.advantage.whitens:
             advantages = whiten(advantages, rollout.mask, all_reduce=partial(summed, self.trainer))
-        log.estimated(rollout, scores, rewards, advantages, returns, self.signal.kl.coefficient)
+        reasons = counted(self.trainer, rollout.reasons)
+        log.estimated(rollout, scores, rewards, advantages, returns, self.signal.kl.coefficient, reasons)
         return Estimates(rewards, advantages, returns)
 
     def minibatches(self, prompts: int) -> Iterator[list[int]]:
         """Numbers of the prompts of each optimizer step of a rollout: every epoch in a new order, equal parts."""
         steps = math.ceil(prompts / (self.minibatch_prompts or prompts))
-        generator = torch.Generator().manual_seed(self.seed + self.rollouts)
+        generator = torch.Generator().manual_seed(self._rollout_seed)
         for _ in range(self.epochs):
             order = torch.randperm(prompts, generator=generator)
             yield from (part.tolist() for part in order.tensor_split(steps))
@@ -242,11 +289,8 @@ class PPOModule(PolicyModule):
         rows = torch.cat([part.rows for part in parts])
         weights = torch.zeros_like(rollout.logprobs)
         weights[rows] = token_weights(rollout.mask[rows], self.loss_mean, self.decoding.max_new_tokens)
-        counted = rollout.mask[rows].sum() if self.loss_mean == "token" else rollout.kept[rows].sum()
-        everywhere = summed(self.trainer, counted)
-        if not everywhere:  # every answer was left out: not even the optimizer's momentum shall move a weight
+        if not self._share_weights(weights, rollout, rows):  # every answer was left out: momentum shall move nothing
             return
-        weights *= counted * self.trainer.world_size / everywhere  # the mean over processes is that over all tokens
         for part in parts:
             loss = self.loss(rollout, estimates, part, weights[part.rows], log)
             if part is parts[-1] and demonstrations is not None and self.sft_weight and not self._warming_up:
@@ -254,6 +298,15 @@ class PPOModule(PolicyModule):
             with unsynced(self.trainer, part is not parts[-1]):  # gradients are shared once a step
                 self.manual_backward(loss)
         self._step(log)
+
+    def _share_weights(self, weights: Tensor, rollout: Rollout, rows: Tensor) -> bool:
+        """Scale weights so that the mean over the processes is that over all their tokens; whether any token counts."""
+        kept = rollout.kept[rows].sum()
+        parts = {"token": rollout.mask[rows].sum(), "sequence": kept, "fixed": torch.full_like(kept, len(rows))}
+        divisor = parts[self.loss_mean]  # what the weights are divided by
+        everywhere, anything = summed(self.trainer, torch.stack([divisor, kept]))
+        weights *= divisor * self.trainer.world_size / everywhere.clamp(min=1)
+        return bool(anything)
 
     def loss(self, rollout: Rollout, estimates: Estimates, part: Portion, weights: Tensor, log: RolloutLog) -> Tensor:
         """Clipped policy loss and value loss of some answers, weighted over their tokens (arXiv 1707.06347, eq. 9)."""
@@ -274,14 +327,14 @@ class PPOModule(PolicyModule):
     ) -> Tensor:
         """The policy's loss (r, L) of each token: clipped surrogate, entropy bonus, divergence from the reference."""
         old = rollout.logprobs[rows]
-        logprobs, entropy = answer_logprobs(
-            self.model, answered, self.decoding.temperature, self.attention, entropy_gradient=self.entropy_bonus != 0
-        )
+        temperature, bonus = self.decoding.temperature, self.entropy_bonus
+        logprobs, entropy = answer_logprobs(self.model, answered, temperature, self.attention, True, bonus != 0)
+        assert entropy is not None
         terms = self.policy_loss(logprobs, old, estimates.advantages[rows], rollout.mask[rows])
         log.policy(terms, logprobs, old, entropy, rollout.mask[rows], weights)
         loss = terms.loss
-        if self.entropy_bonus:
-            loss = loss - self.entropy_bonus * entropy
+        if bonus:
+            loss = loss - bonus * entropy
         if rollout.reference is not None and self.signal.kl_in == "loss":
             loss = loss + self.signal.kl_loss(logprobs, rollout.reference[rows])
         return loss
@@ -313,7 +366,7 @@ class PPOModule(PolicyModule):
             self.trainer, torch.stack([rollout.kl()[rollout.kept].sum(), rollout.kept.sum()])
         ).tolist()
         if answers:
-            self.signal.kl.update(torch.tensor(total / answers), int(answers))
+            self.signal.kl.update(torch.tensor(total / answers, dtype=torch.float64), int(answers))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -323,16 +376,21 @@ class PPOModule(PolicyModule):
         super().on_load_checkpoint(checkpoint)
         self.rollouts = checkpoint["rollouts"]
 
+    def _check_demonstrations(self, batch: PromptBatch) -> None:
+        """A weight without demonstrations, or demonstrations without one, would do nothing in silence."""
+        if self.sft_weight and batch.demonstrations is None:
+            raise UserError(f"sft_weight = {self.sft_weight}: there are none; set data.demonstrations, or set it to 0")
+        if not self.sft_weight and batch.demonstrations is not None:
+            raise UserError("sft_weight = 0: data.demonstrations would be loaded for nothing; give it a weight")
+
     @property
     def _warming_up(self) -> bool:
         """Whether the critic alone learns."""
         return self.rollouts < self.critic_warmup
 
     def _moved_too_far(self, log: RolloutLog) -> bool:
-        """Whether the policy has left the one that sampled further than ``target_kl``, on average over processes."""
-        if self.target_kl is None or log.moved is None:
-            return False
-        return bool(summed(self.trainer, log.moved) > self.target_kl * self.trainer.world_size)
+        """Whether the policy has left the one that sampled further than ``target_kl``; all processes say the same."""
+        return self.target_kl is not None and log.moved is not None and bool(log.moved > self.target_kl)
 
 
 def _above(value: float | None) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
@@ -41,6 +42,22 @@ def equal_share(trainer: L.Trainer, items: Sequence[Item]) -> list[Item]:
     count = torch.tensor(len(items), device=trainer.strategy.root_device)
     torch.distributed.all_reduce(count, torch.distributed.ReduceOp.MAX)
     return [*items, *itertools.islice(itertools.cycle(items), int(count) - len(items))]
+
+
+def mean_of_each(trainer: L.Trainer, values: Mapping[str, float]) -> dict[str, float]:
+    """Mean of each value over the processes that have one of its name; NaN counts as none.
+
+    One exchange for all, and right where the names differ between the processes.
+    """
+    parts: list[Mapping[str, float]] = [values]
+    if trainer.world_size > 1:
+        parts = [{}] * trainer.world_size
+        torch.distributed.all_gather_object(parts, dict(values))
+    found: dict[str, list[float]] = {}
+    for part in parts:
+        for name, value in part.items():
+            found.setdefault(name, []).extend([] if math.isnan(value) else [value])
+    return {name: sum(numbers) / len(numbers) for name, numbers in sorted(found.items()) if numbers}
 
 
 def unsynced(trainer: L.Trainer, wanted: bool = True) -> AbstractContextManager[None]:

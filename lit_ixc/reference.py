@@ -128,7 +128,7 @@ class ReferenceTable:
         Raises:
             UserError: A row is not in the table.
         """
-        found = torch.zeros(batch.ranks.shape)
+        found = torch.zeros(batch.ranks.shape, dtype=torch.float32)
         for number, digests in enumerate(response_digests(batch)):
             missing = [k for k, digest in enumerate(digests) if digest not in self.sums]
             if missing:
@@ -138,7 +138,7 @@ class ReferenceTable:
                     "when they were computed, or its tokens have changed since (data, template, max_length); start "
                     f"anew without {TABLE_FILE}, or use copy"
                 )
-            found[number, : len(digests)] = torch.tensor([self.sums[digest] for digest in digests])
+            found[number, : len(digests)] = torch.tensor([self.sums[digest] for digest in digests], dtype=torch.float32)
         return found
 
     def save(self, path: Path) -> None:
@@ -146,7 +146,11 @@ class ReferenceTable:
         digests = torch.from_numpy(np.frombuffer(b"".join(self.sums), np.uint8).reshape(-1, DIGEST_BYTES).copy())
         part = path.with_suffix(".part")
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"digests": digests, "logprobs": torch.tensor(list(self.sums.values()))}, part, self.settings)
+        save_file(
+            {"digests": digests, "logprobs": torch.tensor(list(self.sums.values()), dtype=torch.float32)},
+            part,
+            self.settings,
+        )
         part.replace(path)
 
     @classmethod

@@ -21,6 +21,10 @@ from lit_ixc.rewards.learned import LearnedReward
 from lit_ixc.rollout import Rollout
 
 KLEstimator = Literal["k1", "k2", "k3"]
+KLPlace = Literal["reward", "loss"]
+StepShaping = Literal["none", "clip", "delta", "clip_delta"]
+Unjudged = Literal["error", "drop"]
+Empty = Literal["lowest", "drop"]
 
 #: Reason of an answer without text.
 EMPTY = "empty_answer"
@@ -36,8 +40,9 @@ class RewardSignal(nn.Module):
         kl: Coefficient of the divergence from the reference: fixed, or adapted to a target.
         kl_estimator: Estimate of the divergence at a token (k1, k2, k3 of Schulman's note).
         kl_in: ``reward`` takes it off each token's reward, ``loss`` adds it to the policy's loss.
-        standardise: Bring rewards to mean 0 and deviation 1 by the moments of all rewards so far.
-        clip: Bound of the absolute reward after that; None: no bound.
+        standardise: Bring rewards to mean 0 and deviation 1 by the moments of all rewards of answers so far; rewards of
+            steps are divided by the same deviation.
+        clip: Bound of the absolute reward after that, of steps too; None: no bound.
         step_shaping: What is made of rewards of steps, so that length collects none (arXiv 2410.15115): ``clip`` counts
             what falls short of ``step_threshold``, ``delta`` takes the differences of successive steps, ``clip_delta``
             does both.
@@ -52,19 +57,30 @@ class RewardSignal(nn.Module):
         rewards: dict[str, Reward],
         kl: KLController | None = None,
         kl_estimator: KLEstimator = "k1",
-        kl_in: Literal["reward", "loss"] = "reward",
+        kl_in: KLPlace = "reward",
         standardise: bool = True,
         clip: float | None = 10.0,
-        step_shaping: Literal["none", "clip", "delta", "clip_delta"] = "none",
+        step_shaping: StepShaping = "none",
         step_threshold: float = 0.0,
-        unjudged: Literal["error", "drop"] = "error",
-        empty: Literal["lowest", "drop"] = "lowest",
+        unjudged: Unjudged = "error",
+        empty: Empty = "lowest",
     ) -> None:
         super().__init__()
         if not rewards:
             raise UserError("rewards = {}: give at least one reward function")
-        if kl_estimator not in get_args(KLEstimator):
-            raise UserError(f"kl_estimator = {kl_estimator}: use one of {', '.join(get_args(KLEstimator))}")
+        if not any(reward.weight for reward in rewards.values()):
+            raise UserError("rewards: all weights are 0, so that every answer would score 0; give one a weight")
+        for name, value, options in (
+            ("kl_estimator", kl_estimator, KLEstimator),
+            ("kl_in", kl_in, KLPlace),
+            ("step_shaping", step_shaping, StepShaping),
+            ("unjudged", unjudged, Unjudged),
+            ("empty", empty, Empty),
+        ):
+            if value not in get_args(options):
+                raise UserError(f"{name} = {value}: use one of {', '.join(get_args(options))}")
+        if step_threshold and step_shaping not in ("clip", "clip_delta"):
+            raise UserError(f"step_threshold = {step_threshold}: step_shaping = {step_shaping} does not read it; set 0")
         if kl_in == "loss" and kl_estimator == "k1":
             raise UserError("kl_estimator = k1: its gradient in a loss is zero on average; use k2 or k3")
         if clip is not None and clip <= 0:
@@ -125,7 +141,9 @@ class RewardSignal(nn.Module):
 
     def _with_empty(self, judged: Combined, written: Sequence[bool]) -> Combined:
         """The judgements of answers with text, and those of empty ones in their places."""
-        lowest = min((total.score for total in judged.totals if not total.reason), default=math.nan)
+        shaped = self._shaped(judged.totals)
+        rewards = (one.score + sum(step.value for step in one.steps) for one in shaped if not one.reason)
+        lowest = min(rewards, default=math.nan)
         nothing = Judgement(lowest) if self.empty == "lowest" and math.isfinite(lowest) else unjudged(EMPTY)
 
         def filled(values: Sequence[Any], empty: Any) -> list[Any]:
@@ -133,7 +151,7 @@ class RewardSignal(nn.Module):
             return [next(own) if there else empty for there in written]
 
         return Combined(
-            filled(self._shaped(judged.totals), nothing),
+            filled(shaped, nothing),
             {name: filled(scores, math.nan) for name, scores in judged.scores.items()},
             {name: filled(reasons, EMPTY) for name, reasons in judged.reasons.items()},
         )
@@ -161,17 +179,17 @@ class RewardSignal(nn.Module):
             rollout: The answers.
             all_reduce: Sum over the processes, where there are several.
         """
-        scores = rollout.scores
+        scores, steps = rollout.scores, rollout.steps
         if self.standardise:
             self.moments.update(scores[rollout.kept], all_reduce)
-            scores = self.moments.standardise(scores)
+            scores, steps = self.moments.standardise(scores), steps / self.moments.std.to(steps)
         if self.clip is not None:
-            scores = scores.clamp(-self.clip, self.clip)
+            scores, steps = scores.clamp(-self.clip, self.clip), steps.clamp(-self.clip, self.clip)
         coefficient = self.kl.coefficient if self.kl_in == "reward" else 0.0
         kl = torch.zeros_like(rollout.logprobs)
         if rollout.reference is not None:
             kl = kl_estimate(rollout.logprobs, rollout.reference, self.kl_estimator)
-        return shaped_rewards(scores, kl, coefficient, rollout.mask, rollout.steps), scores
+        return shaped_rewards(scores, kl, coefficient, rollout.mask, steps), scores
 
     def kl_loss(self, logprobs: Tensor, reference: Tensor) -> Tensor:
         """Loss (r, L) of each token for its divergence from the reference."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lit_ixc.answered import Answered, lay_out, mask_of
-from lit_ixc.batch import EncodedPrompt
+from lit_ixc.batch import EncodedMedia, EncodedPrompt
 from lit_ixc.generation import Drawn
 from lit_ixc.layout import on_device
 from lit_ixc.rewards.interface import Combined, Episode, Judgement
@@ -66,6 +66,11 @@ class Rollout(NamedTuple):
         return torch.tensor([len(answer) for answer in self.answers])
 
     @property
+    def rewards(self) -> Tensor:
+        """(R,) the whole reward of each answer, that of its steps included."""
+        return self.scores + self.steps.sum(dim=1)
+
+    @property
     def kept(self) -> Tensor:
         """(R,) answers that count."""
         return self.mask.any(dim=1)
@@ -74,6 +79,14 @@ class Rollout(NamedTuple):
     def tokens(self) -> int:
         """Sampled tokens."""
         return sum(map(len, self.answers))
+
+    def without_media(self) -> Rollout:
+        """The same answers without pixels and features, for whoever looks at them later."""
+        none = EncodedMedia((), {})
+        return self._replace(
+            prompts=tuple(prompt._replace(media=none, critic_media=None) for prompt in self.prompts),
+            episodes=tuple(episode._replace(media=none) for episode in self.episodes),
+        )
 
     def kl(self) -> Tensor:
         """(R,) one-sample estimate of the divergence from the reference, ``sum_t log p_t - log p_ref_t``, in nats."""

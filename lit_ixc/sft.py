@@ -124,7 +124,9 @@ class SFTModule(BackboneModule):
         embedding = self.model.get_input_embeddings().weight
         features = features[:, : embedding.shape[1]]  # what deeper layers get stands behind
         owner = batch.comparison.flatten()[batch.visual_rows]  # (N,) comparison of each visual token
-        count = torch.zeros(batch.size, device=owner.device).index_add(0, owner, torch.ones_like(owner).float())  # (C,)
+        count = torch.zeros(batch.size, dtype=torch.float32, device=owner.device).index_add(
+            0, owner, torch.ones_like(owner).float()
+        )  # (C,)
         total = features.new_zeros(batch.size, features.shape[-1]).index_add(0, owner, features)
         mean = total / count.clamp(min=1)[:, None]  # (C, H)
         logprobs = self.model.get_output_embeddings()(norm(mean)).float().log_softmax(dim=-1)

@@ -32,6 +32,7 @@ _QUIET_WARNINGS = (
     r".*smaller than the logging interval.*",
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*The dirpath has changed from.*",
+    r".*no pre-optimization state was saved.*",  # of manual optimisation; it holds where a step may fail halfway
 )
 _QUIET_MESSAGES = re.compile(r"Tip:|Seed set to|TPU available")
 # What wraps the exception of a constructor on its way out of the parser.

@@ -92,7 +92,12 @@ def prompt(text: str) -> EncodedPrompt:
 class Prompts(L.LightningDataModule):
     """The same prompts in every batch."""
 
-    max_length = 64
+    max_length = test_max_length = 64
+
+    @property
+    def processor(self) -> Any:
+        """The policy's, whatever it is."""
+        return self.trainer.lightning_module.processor
 
     def __init__(
         self,

@@ -208,14 +208,14 @@ def test_a_critic_that_reads_other_tokens_or_images_is_refused(
     _, path = reward
     CriticFrom(path).check(PIECES)
     other: Any = processor("an altogether other corpus with blue things", 300)
-    with pytest.raises(UserError, match=r"critic path = .*: its tokenizer is not the policy's.*RLOO, GRPO"):
+    with pytest.raises(UserError, match=r"critic path = .*: its tokenizer or template is not the policy's.*RLOO, GRPO"):
         CriticFrom(path).check(other)
     images: Any = processor()
     images.image_processor.max_tiles = 1
     with pytest.raises(UserError, match=r"critic path = .*: its image preprocessing is not the policy's"):
         CriticFrom(path).check(images)
     policy = ppo(backbone=Toy(), processor=other, critic=CriticFrom(path), signal=RewardSignal({"count": Count()}))
-    with pytest.raises(UserError, match="its tokenizer is not the policy's"):
+    with pytest.raises(UserError, match="its tokenizer or template is not the policy's"):
         trainer(tmp_path).fit(policy, Mixed([asked(other, "no")], 1))
 
 

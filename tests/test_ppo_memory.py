@@ -37,7 +37,7 @@ def test_adapters_off_are_the_reference_that_a_copy_is(kl_in: Any, tmp_path: Pat
 
     (one, off), (other, copy), (_, auto) = of("adapters_off"), of("copy"), of("auto")
     assert off.rollouts[0].kl().abs().max() == 0 and copy.rollouts[0].kl().abs().max() < 1e-5
-    assert off.rollouts[-1].kl().abs().max() > 1e-2
+    assert off.rollouts[-1].kl().abs().max() > 1e-3
     for a, b, c in zip(off.rollouts, copy.rollouts, auto.rollouts, strict=True):
         assert a.answers == b.answers == c.answers
         assert a.reference is not None and b.reference is not None and c.reference is not None
@@ -62,7 +62,7 @@ def test_the_reference_stays_the_start(tmp_path: Path) -> None:
     first, last = watch.rollouts[0], watch.rollouts[-1]
     assert first.reference is not None and last.reference is not None
     torch.testing.assert_close(first.reference, first.logprobs, atol=1e-6, rtol=0)
-    assert (last.reference - last.logprobs).abs().max() > 1e-2
+    assert (last.reference - last.logprobs).abs().max() > 1e-3
     start = run(tmp_path, advantage=RLOO(), reference="copy", rollouts=1)[1].before[0]
     policy.load_state_dict(start)
     again = policy.answer(last.prompts, policy.seed + 2)  # other weights, other answers

@@ -66,7 +66,7 @@ def test_what_is_frozen_never_moves(tmp_path: Path) -> None:
 
 def test_warm_up_moves_the_critic_alone(tmp_path: Path) -> None:
     """Two rollouts of two epochs; the policy and its optimizer state stay as they were, weight decay included."""
-    policy = scripted(epochs=2, critic_warmup=2, sft_weight=1.0, **CRITIC)
+    policy = scripted(epochs=2, critic_warmup=2, **CRITIC)
     watch = fit(policy, tmp_path, TEXTS, rollouts=3)
     start, warm, after = watch.before[0], watch.before[4], watch.before[5]
     policies = [name for name, p in policy.named_parameters() if name.startswith("model.") and p.requires_grad]

@@ -85,7 +85,7 @@ def test_two_processes_do_what_one_does_with_the_prompts_of_both(name: str, runs
         for half in halves:
             logged = {key: value for key, value in half["logged"].items() if not any(word in key for word in OWN)}
             assert logged == comparable(alone["logged"])
-    assert two[0]["val"] == pytest.approx(one["val"]) and two[1]["val"] == two[0]["val"]
+    assert two[0]["val"] == pytest.approx(one["val"], rel=1e-4) and two[1]["val"] == two[0]["val"]
 
 
 def test_these_runs_see_what_they_are_for(runs: Path) -> None:
@@ -101,7 +101,7 @@ def test_these_runs_see_what_they_are_for(runs: Path) -> None:
     assert holes["rollouts"][1]["logged"]["train/left_out/table:unknown"] == pytest.approx(4 / 8)
     state = ppo["weights"]
     assert state["signal.kl.coefficient"] != 0.3 and state["critic.units"].tolist() != [0.0, 1.0]
-    assert state["signal.moments.count"] == 3 * 8 - 4  # four empty answers
+    assert state["signal.moments.count"] == 3 * 8 - 3  # three empty answers
 
 
 def test_the_table_of_a_test_is_printed_once_with_the_answers_of_all(runs: Path) -> None:
@@ -124,6 +124,13 @@ def test_the_table_of_a_test_is_printed_once_with_the_answers_of_all(runs: Path)
     assert tables[1] == []
 
 
+def test_processes_whose_clocks_differ_step_at_one_rate(runs: Path) -> None:
+    """The schedule goes by the time that has passed, and the run ends behind the same rollout."""
+    one, other = found(runs / "timed")
+    assert len(one["rollouts"]) == len(other["rollouts"]) > 3 and one["rollouts"][-1]["steps"] < 1000
+    assert_equal_weights(one["weights"], other["weights"], 0.0)
+
+
 @pytest.mark.parametrize("name", ppo_runs.SAMPLED)
 def test_sharded_weights_come_to_what_ddp_comes_to(name: str, runs: Path) -> None:
     """Real sampling, a process without images, unequal prompts, answers and held-out batches."""
@@ -132,16 +139,16 @@ def test_sharded_weights_come_to_what_ddp_comes_to(name: str, runs: Path) -> Non
         for one, other in zip(whole["rollouts"], parts["rollouts"], strict=True):
             assert one["answers"] == other["answers"] and one["steps"] == other["steps"]
             assert len(one["answers"]) == 3 * 2  # the first process takes a prompt twice
+            assert one["steps"] <= (9 if name == "whole" else 12)  # of 12: updates end early
             assert {n: v for n, v in other["logged"].items() if not any(w in n for w in OWN)} == comparable(
                 one["logged"]
             )
-            assert one["logged"]["train/kl/update" if "train/kl/update" in one["logged"] else "train/critic/loss"] > 0
         assert parts["val"] == pytest.approx(whole["val"], abs=1e-5) and "val/rewards/wanted/all" in parts["val"]
     lengths = [{len(answer) for one in process["rollouts"] for answer in one["answers"]} for process in ddp]
     assert len(lengths[0] | lengths[1]) > 2
     assert_equal_weights(shards[0]["weights"], shards[1]["weights"], 0.0)
-    own = {key: tensor for key, tensor in ddp[1]["weights"].items()}  # process 0 has merged adapters to export them
-    assert_equal_weights(shards[0]["weights"], own, 1e-5)
+    # DDP's process 0 has merged its adapters in place to export them
+    assert_equal_weights(shards[0]["weights"], ddp[1]["weights"], 1e-5)
     for process in (*ddp, *shards):
         ours = [one["logged"] for one in process["rollouts"]]
         theirs = [one["logged"] for one in (ddp if process in ddp else shards)[0]["rollouts"]]

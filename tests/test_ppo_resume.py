@@ -44,7 +44,12 @@ def data(root: Path) -> PromptDataModule:
     if not (root / "data").exists():
         rows = [pair(f"w{n}", word, chosen="de", rejected="f") for n, word in enumerate(WORDS)]
         write_json(root / "data/text/words/words.json", rows)
-    options: dict[str, Any] = {"batch_size": 2, "demonstrations": {"words": 1.0}, "demonstration_batch_size": 2}
+    options: dict[str, Any] = {
+        "batch_size": 2,
+        "max_length": 64,
+        "demonstrations": {"words": 1.0},
+        "demonstration_batch_size": 2,
+    }
     return PromptDataModule(root / "data", Letters(), sets={"words": 1.0}, cache_dir=root / "cache", **options)
 
 

@@ -30,7 +30,7 @@ from lit_ixc.batch import EncodedComparison, EncodedMedia
 from lit_ixc.controllers import FixedKL
 from lit_ixc.layout import collate
 from lit_ixc.ppo import Estimates, PPOModule
-from lit_ixc.records import text_message
+from lit_ixc.records import UserError, text_message
 from lit_ixc.reward_signal import RewardSignal
 from lit_ixc.rollout import Rollout
 
@@ -250,7 +250,7 @@ def test_demonstrations_add_the_supervised_loss(tmp_path: Path) -> None:
 
     def run(sft: float, **options: Any) -> tuple[PPOModule, Watch]:
         policy, watch = scripted(sft_weight=sft, microbatch_prompts=1, **options), Watch()
-        trainer(tmp_path, watch).fit(policy, Prompts(TEXTS, 1, demonstrations=demonstrations))
+        trainer(tmp_path, watch).fit(policy, Prompts(TEXTS, 1, demonstrations=demonstrations if sft else None))
         return policy, watch
 
     (_, without), (policy, watch) = run(0.0, **CRITIC), run(0.5, **CRITIC)
@@ -265,3 +265,7 @@ def test_demonstrations_add_the_supervised_loss(tmp_path: Path) -> None:
     assert_equal_gradients(given(policy, watch.gradients[0]), {n: base[n] + extra[n] for n in base}, tolerance=2e-5)
     assert watch.logged[0]["train/sft/loss"] == pytest.approx(loss.item() / 6, rel=1e-4)
     assert "train/sft/loss" not in run(0.5, critic_warmup=1, **CRITIC)[1].logged[0]
+    with pytest.raises(UserError, match="sft_weight = 0.5: there are none; set data.demonstrations"):
+        trainer(tmp_path).fit(scripted(sft_weight=0.5, **CRITIC), Prompts(TEXTS, 1))
+    with pytest.raises(UserError, match="data.demonstrations would be loaded for nothing"):
+        trainer(tmp_path).fit(scripted(**CRITIC), Prompts(TEXTS, 1, demonstrations=demonstrations))

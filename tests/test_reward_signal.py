@@ -111,13 +111,37 @@ STEPS = {"adef": [Step(0, 0.5), Step(2, -0.25), Step(4, 2.0)], "d": [Step(1, 1.0
     ],
 )
 def test_steps_are_shaped(shaping: Any, rows: list[list[float]], tmp_path: Path) -> None:
-    judge = signal({"adef": 1.0, "d": 3.0}, STEPS, step_shaping=shaping, step_threshold=0.5, standardise=False)
+    threshold = 0.5 if "clip" in shaping else 0.0
+    judge = signal({"adef": 1.0, "d": 3.0}, STEPS, step_shaping=shaping, step_threshold=threshold, standardise=False)
     policy = ppo(signal=judge, engine=Scripted([["adef", "d"]]), advantage=RLOO(), samples=2, max_new_tokens=5)
     watch = fit(policy, tmp_path, ["h"])
     assert watch.rollouts[0].steps.tolist() == rows and watch.rollouts[0].scores.tolist() == [1.0, 3.0]
     rows[0][4] += 1.0  # the score of the whole stands beside the last step's
     rows[1][1] += 3.0
     assert watch.estimates[0].rewards.tolist() == rows
+
+
+def test_rewards_of_steps_have_the_units_of_scores(tmp_path: Path) -> None:
+    """Scores 1 and 3: mean 2, deviation sqrt(2) (n - 1); the steps are divided by it and, like scores, bounded by 1."""
+    judge = signal({"adef": 1.0, "d": 3.0}, STEPS, clip=1.0)
+    policy = ppo(signal=judge, engine=Scripted([["adef", "d"]]), advantage=RLOO(), samples=2, max_new_tokens=5)
+    rewards = fit(policy, tmp_path, ["h"]).estimates[0].rewards
+    unit = 0.5**0.5
+    expected = [[0.5 * unit, 0, -0.25 * unit, 0, 1 - unit], [0, unit + unit, 0, 0, 0]]  # 2 / sqrt(2) is over the bound
+    torch.testing.assert_close(rewards, torch.tensor(expected))
+
+
+def test_an_empty_answer_is_not_above_one_with_bad_steps() -> None:
+    """The wrong answer has 0 for the whole and -1, -2 for its steps: -3; the empty one gets no more than that."""
+    judge = signal({"ad": 0.0}, {"ad": [Step(0, -1.0), Step(1, -2.0)]})
+    assert judge.judge(episodes("ad", ""))[0][1].score == -3.0
+
+
+def test_weights_that_are_all_zero_are_refused() -> None:
+    watched = Table({})
+    watched.weight = 0.0
+    with pytest.raises(UserError, match="all weights are 0, so that every answer would score 0"):
+        RewardSignal({"watched": watched})
 
 
 def test_rewards_are_weighted_and_named() -> None:
@@ -146,9 +170,9 @@ def test_an_answer_without_text_gets_the_lowest_reward() -> None:
 def test_a_reward_that_is_no_number_is_never_a_zero(score: float) -> None:
     with pytest.raises(UserError, match=r"'h' of made .*\(table:not_finite\): 'd'; set unjudged to drop"):
         signal({"a": 1.0, "d": score}).judge(episodes("a", "d"))
-    judged = signal({"a": 1.0, "d": score}, unjudged="drop").judge(episodes("a", "d", ""))
-    assert [total.reason for total in judged.totals] == ["", "table:not_finite", ""]
-    assert math.isnan(judged.totals[1].score) and judged.totals[2].score == 1.0  # nor the lowest
+    judged = signal({"a": 1.0, "d": score}, unjudged="drop").judge(episodes("d", "a", ""))
+    assert [total.reason for total in judged.totals] == ["table:not_finite", "", ""]
+    assert math.isnan(judged.totals[0].score) and judged.totals[2].score == 1.0  # nor the lowest
 
 
 def test_answers_that_are_left_out_count_nowhere(tmp_path: Path) -> None:

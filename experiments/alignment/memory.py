@@ -25,13 +25,13 @@ from lit_ixc.adapters import Lora
 from lit_ixc.backbone import Miniature, Pretrained
 from lit_ixc.batch import ChatProcessor, EncodedMedia, EncodedPrompt
 from lit_ixc.critic import CriticFrom
+from lit_ixc.head_files import save_head
 from lit_ixc.heads import LastToken, LinearHead
 from lit_ixc.ppo import PPOModule
 from lit_ixc.processors import MiniatureProcessor, SavedProcessor
 from lit_ixc.records import Comparison, Prompt, text_message
 from lit_ixc.reward_signal import RewardSignal
 from lit_ixc.rewards.learned import LearnedReward
-from lit_ixc.head_files import save_head
 
 SIZES = {"vocab_size": 1024, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12}
 SIZES |= {"num_attention_heads": 8, "num_key_value_heads": 4, "vision_hidden_size": 64, "vision_layers": 2}

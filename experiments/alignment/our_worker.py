@@ -36,6 +36,10 @@ class Numbers:
     stop_ids: tuple[int, ...] = ()
     media_settings = "{}"
 
+    def encode_prompt(self, prompt: Prompt, media: EncodedMedia) -> EncodedSequence:
+        """Nothing: prompts are encoded already."""
+        return EncodedSequence([], [], [], 0, 0)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The ids as text, so that no answer is empty."""
         return " ".join(map(str, ids))
@@ -96,7 +100,8 @@ class NewCritic(CriticFrom):
 class Data(L.LightningDataModule):
     """Batches of prompts that are in memory."""
 
-    max_length = 1024
+    max_length = test_max_length = 1024
+    processor = Numbers()
 
     def __init__(self, prompts: Sequence[EncodedPrompt], batch_size: int) -> None:
         super().__init__()
@@ -162,7 +167,10 @@ def main(spec: dict[str, Any]) -> None:
         RewardSignal({"tokens": reward}, kl=FixedKL(0.05), standardise=False, clip=None),
         critic=NewCritic(source(2), spec["lr"]),
         epochs=spec["epochs"],
+        samples=spec["samples"],
+        attention=spec["attention"],
         microbatch_prompts=spec["batch"],
+        recompute_logprobs=False,  # as the peer: those of sampling
         max_new_tokens=spec["response"],
         max_grad_norm=None,  # as the peer
         lr=spec["lr"],

@@ -35,8 +35,9 @@ QWEN2 = {
 IXC25 = {name: QWEN2[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")}
 IXC25 |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vision_hidden_size": 128, "vision_layers": 4}
 TARGET = 1.5
-CASES = ("text", "picture")
+CASES = ("text", "picture", "group")
 PICTURE = 41  # visual tokens of a picture of one tile of 64 px
+GROUP = {"batch": 4, "samples": 8, "prompt": 256}  # a long prompt that several answers share
 
 
 class Worker:
@@ -46,7 +47,8 @@ class Worker:
         python: Its interpreter.
         script: File beside this one.
         spec: ``model`` (sizes), ``picture`` (visual tokens before each prompt, 0 for text alone), ``batch`` (prompts of
-            a rollout), ``prompt``, ``response`` (tokens), ``epochs``, ``threads``, ``lr``.
+            a rollout), ``samples`` (answers of each), ``prompt``, ``response`` (tokens), ``epochs``, ``threads``,
+            ``lr``, ``attention`` (ours alone).
     """
 
     def __init__(self, python: str, script: str, spec: dict[str, Any]) -> None:
@@ -101,7 +103,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--batch", type=int, default=32, metavar="N", help="prompts of a rollout (default: %(default)s)")
     add("--tokens", type=int, nargs=2, default=(32, 32), metavar=("PROMPT", "RESPONSE"), help="(default: 32 32)")
     add("--epochs", type=int, default=4, metavar="N", help="passes over a rollout (default: %(default)s)")
-    add("--cases", nargs="+", choices=CASES, default=CASES, help="what precedes the answers (default: both)")
+    add("--cases", nargs="+", choices=CASES, default=CASES, help="(default: all)")
     return parser
 
 
@@ -120,10 +122,11 @@ def rates(runs: Sequence[dict[str, Any]], spec: dict[str, Any]) -> dict[str, flo
     """Medians of single steps."""
     seconds = {name: statistics.median(run["parts"][name] for run in runs) for name in (GENERATION, UPDATE)}
     whole = statistics.median(run["seconds"] for run in runs)
+    answers = spec["batch"] * spec["samples"]
     return {
-        "rollout_tokens_per_s": spec["batch"] * spec["response"] / seconds[GENERATION],
-        "update_samples_per_s": spec["batch"] * spec["epochs"] / seconds[UPDATE],
-        "episodes_per_s": spec["batch"] / whole,
+        "rollout_tokens_per_s": answers * spec["response"] / seconds[GENERATION],
+        "update_samples_per_s": answers * spec["epochs"] / seconds[UPDATE],
+        "episodes_per_s": answers / whole,
         "generation_s": seconds[GENERATION],
         "other_s": statistics.median(run["seconds"] - run["parts"][GENERATION] - run["parts"][UPDATE] for run in runs),
         "update_s": seconds[UPDATE],
@@ -132,27 +135,40 @@ def rates(runs: Sequence[dict[str, Any]], spec: dict[str, Any]) -> dict[str, flo
     }
 
 
-def measure(args: argparse.Namespace, picture: bool) -> dict[str, Any]:
-    """One case: the peer, where it can run, and ours."""
+def ratio(theirs: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]]) -> float:
+    """Median over the turns of the other's time by ours."""
+    return statistics.median(their["seconds"] / own["seconds"] for their, own in zip(theirs, ours, strict=True))
+
+
+def sides(args: argparse.Namespace, case: str) -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """Interpreter, script and spec of what takes turns in a case, by name; the first is what ours is held against."""
     prompt, response = args.tokens
-    spec = {"batch": args.batch, "prompt": prompt, "response": response, "epochs": args.epochs, "lr": 1e-5}
-    spec |= {"threads": args.threads, "model": IXC25 if picture else QWEN2, "picture": PICTURE if picture else 0}
-    sides = {"ours": (sys.executable, "our_worker.py")}
-    if args.trl_python and not picture:
-        sides = {"TRL": (args.trl_python, "trl_worker.py"), **sides}
+    spec = {"batch": args.batch, "samples": 1, "prompt": prompt, "response": response, "epochs": args.epochs}
+    spec |= {"threads": args.threads, "lr": 1e-5, "model": QWEN2, "picture": 0, "attention": "auto"}
+    ours = (sys.executable, "our_worker.py")
+    if case == "picture":
+        return {"ours": (*ours, spec | {"model": IXC25, "picture": PICTURE})}
+    if case == "group":
+        spec |= GROUP
+        return {"ours, rows apart": (*ours, spec | {"attention": "separate"}), "ours": (*ours, spec)}
+    peer = {"TRL": (args.trl_python, "trl_worker.py", spec)} if args.trl_python else {}
+    return {**peer, "ours": (*ours, spec)}
+
+
+def measure(args: argparse.Namespace, case: str) -> dict[str, Any]:
+    """One case: those that can run it, in turns."""
+    chosen = sides(args, case)
     workers: dict[str, Worker] = {}
     try:
-        for name, (python, script) in sides.items():
-            workers[name] = Worker(python, script, spec)
+        for name, side in chosen.items():
+            workers[name] = Worker(*side)
         runs = alternate(workers, args.repeats)
-        found: dict[str, Any] = {name: rates(own, spec) | workers[name].info for name, own in runs.items()}
+        found = {name: rates(own, chosen[name][2]) | workers[name].info for name, own in runs.items()}
     finally:
         for worker in workers.values():
             worker.__exit__(None, None, None)
-    if "TRL" in found:
-        both = zip(runs["TRL"], runs["ours"], strict=True)
-        found["ratio"] = statistics.median(theirs["seconds"] / ours["seconds"] for theirs, ours in both)
-    return {"case": CASES[picture], **found}
+    ratios = {name: ratio(own, runs["ours"]) for name, own in runs.items() if name != "ours"}
+    return {"case": case, "sides": found, "ratios": ratios}
 
 
 def report(cases: Sequence[dict[str, Any]]) -> str:
@@ -162,15 +178,15 @@ def report(cases: Sequence[dict[str, Any]]) -> str:
     keys = ("rollout_tokens_per_s", "update_samples_per_s", "episodes_per_s", "peak_mb")
     keys += ("generation_s", "other_s", "update_s")
     lines = [
-        [f"{case['case']}, {name}", *(f"{case[name][key]:.4g}" for key in keys)]
+        [f"{case['case']}, {name}", *(f"{side[key]:.4g}" for key in keys)]
         for case in cases
-        for name in ("TRL", "ours")
-        if name in case
+        for name, side in case["sides"].items()
     ]
     ratios = [
-        f"{case['case']}: {case['ratio']:.2f} times TRL's episodes/s (at least {TARGET:g} wanted)"
+        f"{case['case']}: ours makes {ratio:.2f} times the episodes/s of {name}"
+        + (f" (at least {TARGET:g} wanted)" if name == "TRL" else "")
         for case in cases
-        if "ratio" in case
+        for name, ratio in case["ratios"].items()
     ]
     return "\n\n".join([table(header, lines), *ratios])
 
@@ -179,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, write speed.json, print the table."""
     args = make_parser().parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
-    cases = [measure(args, picture=case == CASES[1]) for case in args.cases]
+    cases = [measure(args, case) for case in args.cases]
     machine = {"cpus": os.cpu_count(), "threads": args.threads}
     (args.output / "speed.json").write_text(json.dumps({"machine": machine, "cases": cases}, indent=1) + "\n")
     print(report(cases))

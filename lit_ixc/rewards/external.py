@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import mimetypes
 import os
 import time
 import urllib.error
@@ -16,7 +17,8 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from lit_ixc.judges.endpoint import retry_after
-from lit_ixc.records import UserError
+from lit_ixc.judges.media import data_url
+from lit_ixc.records import ImagePart, Prompt, UserError, VideoPart
 from lit_ixc.rewards.interface import Episode, Judgement, Reward, prompt_text, unjudged
 
 _PASSING = (408, 409, 425, 429)
@@ -67,8 +69,9 @@ class CallableReward(Reward):
 class EndpointReward(Reward):
     """A server with OpenRLHF's interface: POST ``{"query", "prompts", "labels"}``, reply ``{"rewards": [...]}``.
 
-    ``prompts`` are a prompt's messages line by line, ``query`` the same with the answer behind them; media are not
-    sent. Where the server replies null, the answer is not judged (``no_reward``).
+    ``prompts`` are a prompt's messages line by line, ``query`` the same with the answer behind them. Pictures and
+    videos go beside them as ``images`` and ``videos``, for each answer a list of data URLs; servers of text leave the
+    keys aside. Where the server replies null, the answer is not judged (``no_reward``).
 
     Args:
         url: Address, usually one that ends in ``/get_reward``.
@@ -80,6 +83,7 @@ class EndpointReward(Reward):
         backoff: Wait before the first repetition, in seconds; it doubles each time, 60 s at most.
         api_key_env: Environment variable with the key that is sent as bearer token; None: no key.
         headers: Further headers.
+        send_media: Send pictures and videos.
 
     Raises:
         UserError: An option is out of range, or the variable of the key is not set.
@@ -96,8 +100,10 @@ class EndpointReward(Reward):
         backoff: float = 1.0,
         api_key_env: str | None = None,
         headers: dict[str, str] | None = None,
+        send_media: bool = True,
     ) -> None:
         super().__init__(weight)
+        self.send_media = send_media
         if not _is_address(url):
             raise UserError(f"EndpointReward: url = {url}: give an address such as http://localhost:5000/get_reward")
         for name, value, least in (("batch_size", batch_size, 1), ("retries", retries, 0), ("backoff", backoff, 0)):
@@ -121,11 +127,14 @@ class EndpointReward(Reward):
         for start in range(0, len(episodes), self.batch_size):
             some = episodes[start : start + self.batch_size]
             prompts = [prompt_text(episode.record.prompt) for episode in some]
-            request = {
+            request: dict[str, list[Any]] = {
                 "query": [f"{prompt}\n{episode.text}" for prompt, episode in zip(prompts, some, strict=True)],
                 "prompts": prompts,
                 "labels": [episode.record.metadata.get(self.label) for episode in some],
             }
+            if self.send_media and any(episode.record.prompt.media for episode in some):
+                for name, kind in (("images", ImagePart), ("videos", VideoPart)):
+                    request[name] = [_data_urls(episode.record.prompt, kind) for episode in some]
             reply = self._ask(json.dumps(request).encode())
             if not isinstance(reply, Mapping) or "rewards" not in reply:
                 raise UserError(f"EndpointReward: {self.url}: the reply has no rewards; see to the server")
@@ -230,3 +239,9 @@ def _imported(path: str) -> Callable[..., Any]:
     if not callable(found):
         raise UserError(f"CallableReward: function = {path}: a {type(found).__name__} cannot be called")
     return cast(Callable[..., Any], found)
+
+
+def _data_urls(prompt: Prompt, kind: type[ImagePart] | type[VideoPart]) -> list[str]:
+    """The files of a prompt's pictures, or of its videos."""
+    parts = [part for part in prompt.media if isinstance(part, kind)]
+    return [data_url(mimetypes.guess_type(part.name)[0] or "application/octet-stream", part.data) for part in parts]

@@ -228,7 +228,8 @@ class ProcessReward(LearnedReward):
             return unjudged(failed.reason)
         steps = tuple(Step(end, score) for end, score in zip(ends, scores, strict=True) if isinstance(score, float))
         if whole is None:
-            return Judgement(steps[-1].value, "", steps[:-1])
+            # the score of the whole answer stands at its end: its last step has nothing of its own (arXiv 2410.15115)
+            return Judgement(steps[-1].value, "", (*steps[:-1], Step(steps[-1].end, 0.0)))
         if self.success is not None and not whole.reason:
             whole = whole._replace(score=self.success.weight * whole.score)
         return whole._replace(steps=steps)

@@ -155,7 +155,8 @@ def test_pace_counts_steps_and_parts(tmp_path: Path, repository: Path) -> None:
     """The process answers once for its facts and once for each command."""
     script = tmp_path / "worker.py"
     script.write_text(
-        "import time\nfrom pace import Pace\npace = Pace(2, size=3)\nnap = pace.timed('nap', lambda: time.sleep(0.02))\n"
+        "import time\nfrom pace import Pace\n"
+        "pace = Pace(2, size=3)\nnap = pace.timed('nap', lambda: time.sleep(0.02))\n"
         "while True:\n    pace.boundary()\n    nap()\n    print('noise')\n"
     )
     environment = {"PYTHONPATH": str(repository / "experiments" / "alignment"), "PATH": ""}
@@ -170,6 +171,6 @@ def test_pace_counts_steps_and_parts(tmp_path: Path, repository: Path) -> None:
 def test_rates_by_hand(study: dict[str, ModuleType]) -> None:
     """32 answers of 32 tokens in 1 s, 4 epochs of 32 in 4 s, 8 s in all: 1024 tokens/s, 32 samples/s, 4 episodes/s."""
     run = {"seconds": 8.0, "parts": {"generation": 1.0, "update": 4.0}, "peak_mb": 100.0}
-    found = study["speed"].rates([run], {"batch": 32, "response": 32, "epochs": 4})
+    found = study["speed"].rates([run], {"batch": 8, "samples": 4, "response": 32, "epochs": 4})
     assert (found["rollout_tokens_per_s"], found["update_samples_per_s"], found["episodes_per_s"]) == (1024, 32, 4)
     assert found["other_s"] == 3

@@ -261,9 +261,10 @@ def test_each_prefix_has_the_reward_models_score(model: tuple[RewardModule, str]
 
     first, second = ready(ProcessReward(path))(answers)
     assert first.score == pytest.approx(three, abs=1e-5) and first.reason == ""
-    assert [step.end for step in first.steps] == ends[:2]  # that of the whole answer is the score
-    assert [step.value for step in first.steps] == pytest.approx([one, two], abs=1e-5)
-    assert second.score == pytest.approx(yes, abs=1e-5) and second.steps == ()
+    assert [step.end for step in first.steps] == ends
+    # the score of the whole answer stands at its end, its last step has none of its own
+    assert [step.value for step in first.steps] == pytest.approx([one, two, 0.0], abs=1e-5)
+    assert second.score == pytest.approx(yes, abs=1e-5) and [step.value for step in second.steps] == [0.0]
 
     with_success = ready(ProcessReward(path, success=VerifierReward(weight=3.0)))
     first, second = with_success(answers)
