@@ -15,7 +15,7 @@ from lit_ixc.answered import Answered
 from lit_ixc.backbone import Attention, BackboneSource, Pretrained, freeze, hidden_states
 from lit_ixc.batch import ChatProcessor, EncodedMedia
 from lit_ixc.controllers import Fp64Buffers, RunningMoments
-from lit_ixc.head_files import load_head, save_head
+from lit_ixc.head_files import load_head, need_folder, save_head
 from lit_ixc.heads import RewardHead
 from lit_ixc.modes import without_dropout
 from lit_ixc.processors import SavedProcessor
@@ -122,6 +122,7 @@ class CriticFrom:
         Raises:
             UserError: There is no reward model in the folder, or its head does not fit the backbone.
         """
+        need_folder(self.path, "critic path")
         model = (self.backbone or Pretrained(self.path)).load(lm_head=False)
         head = load_head(self.path, model.get_input_embeddings().weight.shape[1], self.head)
         if self.start == "zero":

@@ -70,9 +70,14 @@ def _linear(hidden_size: int) -> RewardHead:
     return LinearHead(hidden_size, LastToken())
 
 
-def need_folder(path: str | Path) -> Path:
+def need_folder(path: str | Path, option: str = "reward model path") -> Path:
+    """The folder that an option names.
+
+    Raises:
+        UserError: It is not there.
+    """
     if not Path(path).is_dir():
-        raise UserError(f"reward model path = {path}: no such folder; give the export folder of a reward model")
+        raise UserError(f"{option} = {path}: no such folder; give the export folder of a reward model")
     return Path(path)
 
 

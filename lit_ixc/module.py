@@ -182,6 +182,20 @@ class BackboneModule(L.LightningModule):
         checkpoint["random_state"] = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take a checkpoint of a module of the same parts.
+
+        Raises:
+            UserError: It has other weights.
+        """
+        own = set(self.state_dict())
+        theirs = set(checkpoint.get("state_dict", own))
+        if own != theirs:
+            lacks, has = (f"{len(n)} (e.g. {min(n)})" if n else "none" for n in (own - theirs, theirs - own))
+            raise UserError(
+                "--ckpt_path: the checkpoint is of another method or of other options (lora, critic, head): it lacks "
+                f"{lacks} of this model's weights and has {has} more; to begin with what it learned, give the export "
+                "of its run as the backbone's path"
+            )
         self._random_state = checkpoint.get("random_state")
 
     def on_train_start(self) -> None:

@@ -146,6 +146,11 @@ class RolloutLog:
         self._step = {}
 
     @property
+    def steps(self) -> int:
+        """Optimizer steps made."""
+        return len(self._steps)
+
+    @property
     def moved(self) -> Tensor | None:
         """Divergence of the last step's answers from the policy that sampled, mean of a token of all processes."""
         return self._steps[-1].get("kl/update") if self._steps else None
@@ -179,7 +184,7 @@ class PolicyMetric(nn.Module):
 
     def __init__(self, rewards: Iterable[str]) -> None:
         super().__init__()
-        self.names = ["truth", "reward", "kl", "tokens", "ended", *(f"rewards/{name}" for name in rewards)]
+        self.names = ["truth", "reward", "kl", "tokens", "ended", "left_out", *(f"rewards/{name}" for name in rewards)]
         self.means = nn.ModuleList([GroupMean() for _ in self.names])
         self.truth = VerifierReward()
 
@@ -193,6 +198,7 @@ class PolicyMetric(nn.Module):
             "kl": (rollout.kl(), kept),
             "tokens": (rollout.lengths.float(), every),
             "ended": (rollout.ended.float(), every),
+            "left_out": ((~kept).float(), every),
             **{f"rewards/{name}": (values, ~values.isnan()) for name, values in rollout.parts.items()},
         }
         sources = [prompt.source for prompt in rollout.prompts for _ in range(rollout.samples)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -40,6 +41,8 @@ from lit_ixc.rollout import Portion, Rollout, portions
 from lit_ixc.sft import predict_targets
 from lit_ixc.sharding import reshard
 
+_MOST_IDLE = 10
+_SHOWN: tuple[str, ...] = ("train/reward/raw", "train/kl/reference")  # in the progress bar
 LossMean = Literal["token", "sequence", "fixed"]
 
 
@@ -115,6 +118,7 @@ class PPOModule(PolicyModule):
         self.value_clip, self.entropy_bonus, self.target_kl = value_clip, entropy_bonus, target_kl
         self.critic_warmup, self.sft_weight, self.max_grad_norm = critic_warmup, sft_weight, max_grad_norm
         self._check()
+        self._idle = 0  # rollouts without a step, one after another
         self.rollouts = 0  # done so far, those before a restart included
 
     def _check(self) -> None:
@@ -231,9 +235,13 @@ class PPOModule(PolicyModule):
                 if self._moved_too_far(log):
                     break
         self._note_divergence(rollout)
+        self._check_progress(log, rollout)
         self.rollouts += 1
         self.last = rollout.without_media(), estimates
-        self.log_dict(mean_of_each(self.trainer, log.scalars("train", rollout)))
+        values = mean_of_each(self.trainer, log.scalars("train", rollout))
+        shown = {name: values.pop(name) for name in _SHOWN if name in values}
+        self.log_dict(values)
+        self.log_dict(shown, prog_bar=True)
 
     @property
     def _rollout_seed(self) -> int:
@@ -375,6 +383,16 @@ class PPOModule(PolicyModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.rollouts = checkpoint["rollouts"]
+
+    def _check_progress(self, log: RolloutLog, rollout: Rollout) -> None:
+        """Rollouts of which no answer counts make no step, and ``max_steps`` would never be reached."""
+        self._idle = 0 if log.steps else self._idle + 1
+        if self._idle == _MOST_IDLE:
+            why = ", ".join(f"{reason}: {count}" for reason, count in Counter(rollout.reasons).items() if reason)
+            raise UserError(
+                f"signal.unjudged = drop: no answer could be judged in {_MOST_IDLE} rollouts one after another (the "
+                f"last: {why}); see to the rewards, or choose rows that they can judge (data.with_truth)"
+            )
 
     def _check_demonstrations(self, batch: PromptBatch) -> None:
         """A weight without demonstrations, or demonstrations without one, would do nothing in silence."""

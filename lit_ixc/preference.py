@@ -11,6 +11,7 @@ from lit_ixc.backbone import BackboneSource
 from lit_ixc.batch import ComparisonBatch
 from lit_ixc.metrics import PreferenceMetric, preference_table
 from lit_ixc.module import BackboneModule
+from lit_ixc.records import UserError
 from lit_ixc.step_log import completes_logged_step
 
 
@@ -30,6 +31,16 @@ class PreferenceModule(BackboneModule):
     def count(self, metric: PreferenceMetric, scores: Tensor, batch: ComparisonBatch) -> None:
         """Add the scores (C, K) of a batch."""
         metric.update(scores, batch.ranks, batch.lengths, batch.sources, batch.domains, batch.modalities)
+
+    def setup(self, stage: str) -> None:
+        """Refuse data without preferences.
+
+        Raises:
+            UserError: The data module loads single answers.
+        """
+        ending = getattr(self.trainer.datamodule, "ending", "reward")  # type: ignore[attr-defined]
+        if ending != "reward":
+            raise UserError(f"data.ending = {ending}: rows of one answer have no preference; set it to reward")
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
         scores = self(batch)

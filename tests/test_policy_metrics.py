@@ -62,6 +62,7 @@ def test_means_of_each_set_and_of_all() -> None:
         "kl": {"made": 1.5, "other": 0.75, "all": 1.0},  # 0.5 + 1; (0 + 1.5) / 2
         "tokens": {"made": 2.5, "other": 1.5, "all": 2.0},  # 2 and 3; 1 and 2
         "ended": {"made": 0.5, "other": 1.0, "all": 0.75},
+        "left_out": {"made": 0.5, "other": 0.0, "all": 0.25},
         "truth": {"other": 0.5, "all": 0.5},  # two answers have a rule, and one keeps it
         "rewards/one": {"made": 1.0, "other": 5.0, "all": 3.0},
         "rewards/reward": {"other": 2.0, "all": 2.0},  # named like the total, and no part of it

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from bandits import NewCritic, Prompts, Scripted, Table, fit, ppo, prompt, trainer
+from bandits import NewCritic, Prompts, Scripted, Table, Watch, fit, ppo, prompt, trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_ixc.advantages import GRPO, RLOO, BestOfN, ReinforcePlusPlus
+from lit_ixc.controllers import FixedKL
 from lit_ixc.policy_losses import Reinforce
 from lit_ixc.records import UserError
 from lit_ixc.reward_signal import RewardSignal
@@ -148,3 +151,34 @@ def test_an_answer_that_cannot_be_judged_ends_the_run(tmp_path: Path) -> None:
     policy = ppo(signal=RewardSignal({"table": Table({"a": 1.0})}), engine=Scripted([["a", "stu"]]), **RLOO2)
     with pytest.raises(UserError, match=r"'h' of made .*\(table:unknown\): 'stu'; set unjudged to drop"):
         fit(policy, tmp_path, ["h"])
+
+
+def test_a_run_that_can_judge_nothing_ends(tmp_path: Path) -> None:
+    """No step is ever made, so that max_steps would never be reached."""
+    judge = RewardSignal({"table": Table({"a": math.nan})}, FixedKL(0.0), unjudged="drop")
+    policy = ppo(signal=judge, engine=Scripted([["a", "a"]]), advantage=RLOO(), samples=2)
+    with pytest.raises(
+        UserError, match=r"no answer could be judged in 10 rollouts one after another \(the last: table:.*: 2"
+    ):
+        fit(policy, tmp_path, ["h"], rollouts=30)
+    assert policy.rollouts == 9  # the tenth is not counted as done
+
+
+def test_half_precision_rounds_no_reward(tmp_path: Path) -> None:
+    """Under bf16-true the Trainer makes new tensors bf16, in which 300.7 would be 300 and a log-probability rough."""
+    judge = RewardSignal({"table": Table({"a": 300.7, "d": 0.0})}, FixedKL(0.0), standardise=False, clip=None)
+    policy = ppo(signal=judge, critic=NewCritic(), samples=2, engine=Scripted([["a", "d"]]))
+    watch = Watch()
+    trainer(tmp_path, watch, precision="bf16-true").fit(policy, Prompts(["h"], 1))
+    rollout = watch.rollouts[0]
+    assert rollout.scores.tolist() == [torch.tensor(300.7).item(), 0.0]
+    assert {rollout.logprobs.dtype, rollout.scores.dtype, watch.estimates[0].advantages.dtype} == {torch.float32}
+    assert policy.critic is not None and policy.critic.head.v_head.weight.dtype == torch.float32
+
+
+def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path) -> None:
+    saver = ModelCheckpoint(tmp_path, filename="one")
+    trainer(tmp_path, saver, enable_checkpointing=True).fit(ppo(critic=NewCritic()), Prompts(["h"], 1))
+    with pytest.raises(UserError, match=r"of another method or of other options.*lacks none .*and has \d+ .*critic"):
+        other = ppo(advantage=RLOO(), samples=2)
+        trainer(tmp_path).fit(other, Prompts(["h"], 1), ckpt_path=str(tmp_path / "one.ckpt"), weights_only=True)

@@ -62,8 +62,15 @@ class CallableReward(Reward):
             columns["completions"] = [episode.text for episode in episodes]
         parameters = signature(self.function).parameters
         if all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in parameters.values()):
-            columns = {name: values for name, values in columns.items() if name in parameters}
-        return read_scores(self.function(**columns), len(episodes), f"CallableReward: function = {self.name}")
+            needed = {name for name, parameter in parameters.items() if parameter.default is Parameter.empty}
+            nothing = {name: [None] * len(episodes) for name in needed - columns.keys()}
+            columns = {name: values for name, values in (columns | nothing).items() if name in parameters}
+        try:
+            scores = self.function(**columns)
+        except Exception as error:  # whatever the user's code raises
+            said = f"{type(error).__name__}: {error}"
+            raise UserError(f"CallableReward: function = {self.name}: it raised {said}; --debug shows where") from error
+        return read_scores(scores, len(episodes), f"CallableReward: function = {self.name}")
 
 
 class EndpointReward(Reward):

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from lit_ixc.adapters import adapters_off
 from lit_ixc.backbone import BackboneSource, Dtype, refusal
 from lit_ixc.batch import ChatProcessor, ConversationProcessor, EncodedMedia
-from lit_ixc.head_files import load_head
+from lit_ixc.head_files import load_head, need_folder
 from lit_ixc.heads import RewardHead
 from lit_ixc.records import Comparison, RecordError, UserError, text_message
 from lit_ixc.rewards.interface import Episode, Judgement, Reward, Step, by_prompt, unjudged
@@ -82,6 +82,7 @@ class LearnedReward(Reward):
         Raises:
             UserError: Something is missing in the folder, or the head does not fit the backbone.
         """
+        need_folder(self.path, f"{type(self).__name__} path")
         own = self._own_processor()
         self._same_settings = getattr(own, "media_settings", None) == processor.media_settings
         if not self.share_with_critic:

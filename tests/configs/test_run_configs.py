@@ -36,6 +36,16 @@ def test_run_config_is_valid(path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "save_dir: elsewhere" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+def test_a_run_that_keeps_its_best_state_keeps_its_last_one_too(path: Path) -> None:
+    """ModelCheckpoint with a monitor writes ``save_last`` only beside a new best (lightning 2.6)."""
+    callbacks = yaml.safe_load(path.read_text())["trainer"].get("callbacks", [])
+    savers = [one["init_args"] for one in callbacks if one["class_path"].endswith("ModelCheckpoint")]
+    if any("monitor" in saver for saver in savers):
+        assert ["last"] == [saver["filename"] for saver in savers if "monitor" not in saver]
+    assert not any("save_last" in saver for saver in savers)
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
 def test_model_overlay_stacks_on_a_reward_run(overlay: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = next(path for path in RUNS if path.stem == "reward_real_cpu")
