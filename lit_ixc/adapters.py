@@ -38,6 +38,8 @@ class Lora:
 def add_lora(model: nn.Module, lora: Lora) -> None:
     """Put adapters into the language model in place and freeze everything else of it.
 
+    The adapters are fp32, also beside weights in half precision (with the Trainer's ``bf16-mixed``).
+
     Raises:
         UserError: ``lora.targets`` names no linear layer of the decoder.
     """
@@ -59,6 +61,9 @@ def add_lora(model: nn.Module, lora: Lora) -> None:
         r=lora.rank, lora_alpha=cast(int, lora.alpha), lora_dropout=lora.dropout, target_modules=targets
     )
     inject_adapter_in_model(config, model)
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:  # in half precision their steps would be rounded away
+            parameter.data = parameter.data.float()
     for name, parameter in model.named_parameters():  # peft freezes all that is no adapter
         if name in others:
             parameter.requires_grad_(others[name])

@@ -67,7 +67,8 @@ class Critic(Fp64Buffers):
             batch = batch.replaced(media=answered.critic_media)
         states = hidden_states(self.model, batch, attention=self.attention).flatten(0, 1)[answered.before]  # (N, H)
         shift, scale = self.units.float()
-        return answered.spread((self.head.project(states.float()).float() - shift) / scale)
+        with torch.autocast(states.device.type, enabled=False):
+            return answered.spread((self.head.project(states.float()) - shift) / scale)
 
     def set_units(self, moments: RunningMoments, values: Tensor) -> Tensor:
         """Have the head's output read in standard deviations from a mean, as standardised rewards are.

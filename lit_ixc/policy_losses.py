@@ -15,6 +15,7 @@ from torch import Tensor
 from lit_ixc.advantages import AllReduce, masked_moments
 from lit_ixc.records import UserError
 
+LossMean = Literal["token", "sequence", "fixed"]
 #: Bound of the log-ratio of new and old policy before exp; beyond it a token has no gradient.
 LOG_RATIO_LIMIT = 20.0
 
@@ -146,9 +147,7 @@ def value_loss(
     return error / 2
 
 
-def token_weights(
-    mask: Tensor, how: Literal["token", "sequence", "fixed"] = "token", length: int | None = None
-) -> Tensor:
+def token_weights(mask: Tensor, how: LossMean = "token", length: int | None = None) -> Tensor:
     """(R, L) weights that make a scalar of a per-token loss, ``(loss * weights).sum()``; an empty mask gives zeros.
 
     Args:

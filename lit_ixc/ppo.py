@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -21,7 +20,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from lit_ixc.advantages import GAE, AdvantageEstimator, BestOfN, whiten
+from lit_ixc.advantages import GAE, AdvantageEstimator, whiten
 from lit_ixc.answered import Answered, answer_logprobs, lay_out
 from lit_ixc.backbone import BackboneSource
 from lit_ixc.batch import ChatProcessor, ComparisonBatch, PromptBatch
@@ -30,20 +29,18 @@ from lit_ixc.critic import CriticFrom
 from lit_ixc.losses import sft_loss
 from lit_ixc.modes import float32_by_default
 from lit_ixc.optim import adamw_with_schedule, decay_groups
-from lit_ixc.policy import PolicyModule, PromptOwner
-from lit_ixc.policy_losses import PolicyLoss, PPOClip, Reinforce, SequencePPOClip, token_weights, value_loss
+from lit_ixc.policy import PolicyModule
+from lit_ixc.policy_losses import LossMean, PolicyLoss, PPOClip, token_weights, value_loss
 from lit_ixc.policy_metrics import RolloutLog
+from lit_ixc.ppo_checks import check_demonstrations, check_options, check_progress, check_trainer, planned_steps
 from lit_ixc.processes import counted, equal_share, mean_of_each, summed, unsynced
-from lit_ixc.records import UserError
 from lit_ixc.reward_signal import RewardSignal
 from lit_ixc.rewards.vision import same_vision
 from lit_ixc.rollout import Portion, Rollout, portions
 from lit_ixc.sft import predict_targets
 from lit_ixc.sharding import reshard
 
-_MOST_IDLE = 10
 _SHOWN: tuple[str, ...] = ("train/reward/raw", "train/kl/reference")  # in the progress bar
-LossMean = Literal["token", "sequence", "fixed"]
 
 
 class Estimates(NamedTuple):
@@ -117,66 +114,12 @@ class PPOModule(PolicyModule):
         self.epochs, self.minibatch_prompts, self.loss_mean = epochs, minibatch_prompts, loss_mean
         self.value_clip, self.entropy_bonus, self.target_kl = value_clip, entropy_bonus, target_kl
         self.critic_warmup, self.sft_weight, self.max_grad_norm = critic_warmup, sft_weight, max_grad_norm
-        self._check()
+        check_options(self)
         self._idle = 0  # rollouts without a step, one after another
         self.rollouts = 0  # done so far, those before a restart included
 
-    def _check(self) -> None:
-        """Refuse options that cannot be meant."""
-        for name, value, good, remedy in (
-            ("temperature", self.decoding.temperature, self.decoding.temperature > 0, "PPO learns from drawn answers"),
-            ("epochs", self.epochs, self.epochs >= 1, "give at least 1"),
-            ("minibatch_prompts", self.minibatch_prompts, _above(self.minibatch_prompts), "give at least 1, or null"),
-            ("value_clip", self.value_clip, _above(self.value_clip), "give a positive bound, or null for none"),
-            ("target_kl", self.target_kl, _above(self.target_kl), "give a positive number, or null for none"),
-            ("max_grad_norm", self.max_grad_norm, _above(self.max_grad_norm), "give a positive norm, or null for none"),
-            ("critic_warmup", self.critic_warmup, self.critic_warmup >= 0, "give 0 or more rollouts"),
-            ("sft_weight", self.sft_weight, self.sft_weight >= 0, "give 0 or a positive weight"),
-        ):
-            if not good:
-                raise UserError(f"{name} = {value}: {remedy}")
-        if self.loss_mean not in get_args(LossMean):
-            raise UserError(f"loss_mean = {self.loss_mean}: use one of {', '.join(get_args(LossMean))}")
-        name = type(self.advantage).__name__
-        if self.advantage.needs_critic and self.critic_source is None:
-            raise UserError(f"critic = None: the advantage {name} needs one; give lit_ixc.critic.CriticFrom")
-        if not self.advantage.needs_critic and self.critic_source is not None:
-            raise UserError(f"critic: the advantage {name} uses none; remove it, or set it to null")
-        if self.samples < self.advantage.least_samples:
-            raise UserError(f"samples = {self.samples}: {name} needs at least {self.advantage.least_samples}")
-        loss = type(self.policy_loss).__name__
-        if isinstance(self.advantage, BestOfN) and not isinstance(self.policy_loss, Reinforce):
-            raise UserError(f"policy_loss = {loss}: the weights of BestOfN are no advantages; give Reinforce")
-        if isinstance(self.policy_loss, SequencePPOClip) and self.loss_mean != "sequence":
-            raise UserError(f"loss_mean = {self.loss_mean}: {loss} has one ratio for an answer; set it to sequence")
-        if type(self.policy_loss) is Reinforce and not isinstance(self.advantage, BestOfN):
-            if self.epochs > 1 or self.minibatch_prompts is not None:
-                raise UserError(
-                    f"policy_loss = {loss}: without a ratio a rollout serves one step; set epochs to 1 and "
-                    "minibatch_prompts to null, or give PPOClip"
-                )
-        if self.critic_warmup and self.critic_source is None:
-            raise UserError(f"critic_warmup = {self.critic_warmup}: there is no critic; set it to 0")
-
     def configure_callbacks(self) -> list[L.Callback]:
-        """The Trainer asks for these before it looks at its own options: time for a message of ours.
-
-        Raises:
-            UserError: The Trainer has an option of automatic optimisation.
-        """
-        for option, value, off, own in (
-            ("gradient_clip_val", self.trainer.gradient_clip_val, "null", "max_grad_norm"),
-            ("accumulate_grad_batches", self.trainer.accumulate_grad_batches - 1, "1", "microbatch_prompts"),
-        ):
-            if value:
-                raise UserError(
-                    f"trainer.{option}: the model makes the updates; set it to {off}, and the model's {own}"
-                )
-        if str(self.trainer.precision).startswith("16-"):
-            raise UserError(
-                f"trainer.precision = {self.trainer.precision}: gradients are clipped before the loss scale of fp16 "
-                "is taken off; use bf16-mixed or 32-true"
-            )
+        check_trainer(self.trainer)  # the Trainer asks for callbacks before it looks at its own options
         return super().configure_callbacks()
 
     def build(self) -> None:
@@ -187,8 +130,9 @@ class PPOModule(PolicyModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One AdamW for policy and critic, each at its own rate; the schedule counts optimizer steps."""
         groups = decay_groups(self, self.lr, self.weight_decay, self.lr_scales())
+        steps = planned_steps(self.trainer, self.epochs, self.minibatch_prompts, self.schedule)
         return adamw_with_schedule(  # type: ignore[return-value]
-            groups, self.betas, self._planned_steps(), self.warmup_ratio, self.schedule, self._time_used
+            groups, self.betas, steps, self.warmup_ratio, self.schedule, self._time_used
         )
 
     def lr_scales(self) -> dict[nn.Parameter, float]:
@@ -196,23 +140,6 @@ class PPOModule(PolicyModule):
         if self.critic is not None and self.critic_source is not None:
             scales |= dict.fromkeys(self.critic.parameters(), self.critic_source.lr / self.lr)
         return scales
-
-    def _planned_steps(self) -> int:
-        """Optimizer steps of the whole run: ``max_steps``, or what the epochs come to if that is less.
-
-        Raises:
-            UserError: Neither is given, and the schedule has to know its end.
-        """
-        trainer = self.trainer
-        prompts = cast(PromptOwner, trainer.datamodule).batch_size  # type: ignore[attr-defined]
-        each = self.epochs * math.ceil(prompts / (self.minibatch_prompts or prompts))
-        limits = [trainer.max_steps] if trainer.max_steps > 0 else []
-        if trainer.max_epochs not in (None, -1):
-            trainer.fit_loop.setup_data()
-            limits.append(int(trainer.num_training_batches * trainer.max_epochs * each))
-        if not limits and self.schedule != "constant":
-            raise UserError(f"schedule = {self.schedule}: give trainer.max_steps or max_epochs, or choose constant")
-        return min(limits, default=1)
 
     def prepare(self) -> None:
         if self.critic_source is not None and self.critic is not None and not self._ready:
@@ -223,7 +150,7 @@ class PPOModule(PolicyModule):
     @float32_by_default()
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Answer the prompts; estimate advantages; ``epochs`` passes of updates over minibatches of prompts."""
-        self._check_demonstrations(batch)
+        check_demonstrations(self.sft_weight, batch)
         log = RolloutLog(None if self.trainer.world_size == 1 else partial(summed, self.trainer))
         with log.timed("rollout"):
             prompts = equal_share(self.trainer, batch.prompts)
@@ -235,7 +162,8 @@ class PPOModule(PolicyModule):
                 if self._moved_too_far(log):
                     break
         self._note_divergence(rollout)
-        self._check_progress(log, rollout)
+        self._idle = 0 if log.steps else self._idle + 1
+        check_progress(self._idle, rollout.reasons)
         self.rollouts += 1
         self.last = rollout.without_media(), estimates
         values = mean_of_each(self.trainer, log.scalars("train", rollout))
@@ -384,23 +312,6 @@ class PPOModule(PolicyModule):
         super().on_load_checkpoint(checkpoint)
         self.rollouts = checkpoint["rollouts"]
 
-    def _check_progress(self, log: RolloutLog, rollout: Rollout) -> None:
-        """Rollouts of which no answer counts make no step, and ``max_steps`` would never be reached."""
-        self._idle = 0 if log.steps else self._idle + 1
-        if self._idle == _MOST_IDLE:
-            why = ", ".join(f"{reason}: {count}" for reason, count in Counter(rollout.reasons).items() if reason)
-            raise UserError(
-                f"signal.unjudged = drop: no answer could be judged in {_MOST_IDLE} rollouts one after another (the "
-                f"last: {why}); see to the rewards, or choose rows that they can judge (data.with_truth)"
-            )
-
-    def _check_demonstrations(self, batch: PromptBatch) -> None:
-        """A weight without demonstrations, or demonstrations without one, would do nothing in silence."""
-        if self.sft_weight and batch.demonstrations is None:
-            raise UserError(f"sft_weight = {self.sft_weight}: there are none; set data.demonstrations, or set it to 0")
-        if not self.sft_weight and batch.demonstrations is not None:
-            raise UserError("sft_weight = 0: data.demonstrations would be loaded for nothing; give it a weight")
-
     @property
     def _warming_up(self) -> bool:
         """Whether the critic alone learns."""
@@ -409,8 +320,3 @@ class PPOModule(PolicyModule):
     def _moved_too_far(self, log: RolloutLog) -> bool:
         """Whether the policy has left the one that sampled further than ``target_kl``; all processes say the same."""
         return self.target_kl is not None and log.moved is not None and bool(log.moved > self.target_kl)
-
-
-def _above(value: float | None) -> bool:
-    """Whether an option is off or positive."""
-    return value is None or value > 0

@@ -37,7 +37,7 @@ class RewardSignal(nn.Module):
 
     Args:
         rewards: Reward functions by name; each has its weight.
-        kl: Coefficient of the divergence from the reference: fixed, or adapted to a target.
+        kl: Coefficient of the divergence from the reference: fixed, or adapted to a target. ``FixedKL(0.05)`` if None.
         kl_estimator: Estimate of the divergence at a token (k1, k2, k3 of Schulman's note).
         kl_in: ``reward`` takes it off each token's reward, ``loss`` adds it to the policy's loss.
         standardise: Bring rewards to mean 0 and deviation 1 by the moments of all rewards of answers so far; rewards of
@@ -49,7 +49,8 @@ class RewardSignal(nn.Module):
         step_threshold: See there.
         unjudged: What becomes of an answer that a reward function cannot judge (no truth, too long, not finite): stop
             the run, or leave the answer out and count it.
-        empty: What becomes of an answer without text: the lowest reward of its rollout, or it is left out.
+        empty: What becomes of an answer without text: the lowest reward of its rollout (in its process), or it is left
+            out.
     """
 
     def __init__(
