@@ -6,8 +6,6 @@ The file is a script too: the fixture starts two processes of it, which go throu
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,6 +35,7 @@ from lit_ixc.reward import RewardModule
 from lit_ixc.sft import SFTModule
 from lit_ixc.sharding import data_mesh, gathered, reshard, shard, shard_all
 from tests.trees import comparison, media
+from tests.two_processes import run_two
 
 LORA = Lora(rank=2, alpha=4, dropout=0.0)
 TIED = {
@@ -205,26 +204,7 @@ def work(out: Path, rank: int) -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    paths = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, sys.path)])
-    common = {"WORLD_SIZE": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(out)],
-            env={**os.environ, **common, "LOCAL_RANK": str(rank), "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-            stdout=(out / f"log{rank}").open("w"),
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(2)
-    ]
-    try:
-        codes = [process.wait(timeout=150) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert codes == [0, 0], (out / "log0").read_text()[-3000:] + (out / "log1").read_text()[-3000:]
+    run_two(Path(__file__), out)
     return out
 
 

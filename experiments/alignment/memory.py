@@ -41,7 +41,7 @@ MODES = {
     "adapters": "adapters on the policy; critic, reward",
     "shared": "adapters on the policy and on the critic, whose backbone scores too",
 }
-PROMPTS, RESPONSE, STEPS = 16, 32, 2
+PROMPTS, RESPONSE, STEPS = 4, 16, 2
 
 
 def make_models(folder: Path) -> int:
@@ -82,7 +82,7 @@ def train(folder: Path, mode: str) -> float:
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     with tempfile.TemporaryDirectory() as root:
         trainer = L.Trainer(accelerator="cpu", max_steps=STEPS, max_epochs=-1, default_root_dir=root, **quiet)
-        trainer.fit(module, datamodule=Data(prompts, PROMPTS))
+        trainer.fit(module, datamodule=Data(prompts, PROMPTS, processor))
     return peak_mb()
 
 

@@ -101,11 +101,10 @@ class Data(L.LightningDataModule):
     """Batches of prompts that are in memory."""
 
     max_length = test_max_length = 1024
-    processor = Numbers()
 
-    def __init__(self, prompts: Sequence[EncodedPrompt], batch_size: int) -> None:
+    def __init__(self, prompts: Sequence[EncodedPrompt], batch_size: int, processor: ChatProcessor) -> None:
         super().__init__()
-        self.prompts, self.batch_size = prompts, batch_size
+        self.prompts, self.batch_size, self.processor = prompts, batch_size, processor
 
     def train_dataloader(self) -> DataLoader[EncodedPrompt]:
         """In an order of its own each epoch."""
@@ -161,9 +160,10 @@ def main(spec: dict[str, Any]) -> None:
     ids = random_prompts(8 * spec["batch"], spec["prompt"], spec["model"]["vocab_size"])
     prompts = [encode(index, own, spec["picture"]) for index, own in enumerate(ids)]
     reward = TokenReward(source(1), {prompt.record.id: prompt for prompt in prompts})
+    processor: Any = Numbers()
     module = PPOModule(
         source(0),
-        Numbers(),  # type: ignore[arg-type]
+        processor,
         RewardSignal({"tokens": reward}, kl=FixedKL(0.05), standardise=False, clip=None),
         critic=NewCritic(source(2), spec["lr"]),
         epochs=spec["epochs"],
@@ -198,7 +198,7 @@ def main(spec: dict[str, Any]) -> None:
             default_root_dir=folder,
             callbacks=[Turns(pace)],
         )
-        trainer.fit(module, datamodule=Data(prompts, spec["batch"]))
+        trainer.fit(module, datamodule=Data(prompts, spec["batch"], processor))
 
 
 if __name__ == "__main__":
