@@ -20,11 +20,6 @@ from lit_ixc.records import UserError
 AllReduce = Callable[[Tensor], Tensor] | None
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Scalar mean of the values where the mask is True; 0 if it is True nowhere."""
-    return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
-
-
 def masked_moments(values: Tensor, mask: Tensor, all_reduce: AllReduce = None) -> tuple[Tensor, Tensor]:
     """Mean and variance (of the population: divided by n) of the values under the mask, over all ranks.
 
