@@ -24,8 +24,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     seeds, methods = results["seeds"], results["methods"]
     figure, axes = plt.subplots(2, 2, figsize=(13, 9.5), layout="constrained")
     _bars(axes[0, 0], seeds, ["sft", *methods])
-    _over_kl(axes[0, 1], seeds, methods, "truth", "truth of sampled answers, %", 100)
-    _over_kl(axes[1, 1], seeds, methods, "reward", "learned reward", 1)
+    _over_kl(axes[0, 1], seeds, methods, "truth", "Truth of sampled answers, %", 100)
+    _over_kl(axes[1, 1], seeds, methods, "reward", "Learned reward", 1)
     _reward_and_truth(axes[1, 0], seeds, methods)
     figure.savefig(path, dpi=90)
     plt.close(figure)
@@ -44,9 +44,9 @@ def _bars(axes: Axes, seeds: Sequence[dict[str, Any]], methods: Sequence[str]) -
             label = NAMES[name] if place == 0 else None
             axes.bar(x, mean, width, yerr=deviation, color=COLOURS[name], label=label, error_kw={"linewidth": 1})
             axes.plot([x] * len(values), values, "k.", markersize=3)
-    axes.set(title="Truth of sampled held-out answers", ylabel="right, %")
+    axes.set(title="Truth of sampled held-out answers", ylabel="right, %", ylim=(0, 100))
     axes.set_xticks(range(len(groups)), groups)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper left", ncols=len(methods))
 
 
 def _over_kl(
