@@ -27,7 +27,7 @@ _MEANS = {
 
 
 class RolloutLog:
-    """Numbers of one rollout and of its updates, of all processes; tensors are read when all is done.
+    """Numbers of one rollout and of its updates, of all processes; those of the updates are read when all is done.
 
     Every process calls the same methods in the same order, and all come to the same numbers.
 
@@ -134,13 +134,11 @@ class RolloutLog:
             first = self._values.get("policy/first_ratio_error", off)
             self._values["policy/first_ratio_error"] = torch.maximum(first, off)
 
-    def close_step(self, **values: Tensor) -> None:
+    def close_step(self) -> None:
         """End an optimizer step."""
-        self.add(**values)
         step = self._over_processes({name: value.float() for name, value in self._step.items()})
-        tokens = step.pop("sum/tokens", None)
-        for name, shown in _MEANS.items():
-            if tokens is not None:  # some, or there was no step; the number of processes cancels
+        if (tokens := step.pop("sum/tokens", None)) is not None:  # of the policy, once it learns
+            for name, shown in _MEANS.items():  # the number of processes cancels
                 step[shown] = step.pop(f"sum/{name}") / tokens
         self._steps.append(step)
         self._step = {}
@@ -156,10 +154,7 @@ class RolloutLog:
         return self._steps[-1].get("kl/update") if self._steps else None
 
     def scalars(self, stage: str, rollout: Rollout) -> dict[str, float]:
-        """All of it as ``<stage>/<name>``: of the updates the means over optimizer steps, and tokens per second.
-
-        This is where the host waits for the device, once.
-        """
+        """All of it as ``<stage>/<name>``: of the updates the means over optimizer steps, and tokens per second."""
         names = sorted({name for step in self._steps for name in step})
         means = {name: torch.stack([s[name] for s in self._steps if name in s]).float().mean() for name in names}
         speed = {
