@@ -61,7 +61,7 @@ class PolicyDashboard(L.Callback):
             return
         rollout, estimates = module.last
         for name, values in (
-            ("rewards", rollout.scores[rollout.kept]),
+            ("rewards", rollout.rewards[rollout.kept]),
             ("advantages", estimates.advantages[rollout.mask]),
             ("lengths", rollout.lengths),
         ):
@@ -94,7 +94,7 @@ def answer_page(rollout: Rollout, prompts: int) -> Figure:
         for row in range(index * rollout.samples, (index + 1) * rollout.samples):
             episode = rollout.episodes[row]
             mark = {1.0: "right", 0.0: "wrong"}.get(truth([episode])[0].score, "")
-            reward = rollout.reasons[row] or f"{float(rollout.scores[row]):+7.2f}"
+            reward = rollout.reasons[row] or f"{float(rollout.rewards[row]):+7.2f}"
             lines.append(f"{reward}  {mark:5}  {shortened(episode.text)}{'' if episode.ended else ' (cut)'}")
         pages.append((record, lines))
     return page(pages)
